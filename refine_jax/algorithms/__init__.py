@@ -1,0 +1,1 @@
+"""Array maths only: losses, returns and scores; no models, no files."""

@@ -1,0 +1,1 @@
+"""The published methods, as plain Python over engines and tasks."""

@@ -1,0 +1,1 @@
+"""One file per model family; parameters are data, passed in."""

@@ -1,0 +1,1 @@
+"""Strings in, records out: decoding, scoring and sessions."""

@@ -1,0 +1,1 @@
+"""Flags, composition and one binary per stage."""

@@ -1,0 +1,1 @@
+"""One update, and what surrounds it: optimizer, checkpoints, metrics."""
