@@ -1,0 +1,151 @@
+"""Layers shared by the families; every parameter carries its logical axes.
+
+Parameters are float32 and are cast to `dtype` where they are used.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+  "relu": jax.nn.relu,
+  "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+  "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+  "silu": jax.nn.silu,
+}
+
+_POLICIES: dict[str, Any] = {
+  "full": None,  # keep only what enters each layer
+  "dots": jax.checkpoint_policies.dots_saveable,
+  "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+  """The activation called `name`; raises ValueError if there is none."""
+  if name not in ACTIVATIONS:
+    raise ValueError(f"activation {name!r}: expected one of {[*ACTIVATIONS]}")
+  return ACTIVATIONS[name]
+
+
+def remat(layer: type[nn.Module], policy: str, **kwargs) -> type[nn.Module]:
+  """`layer` that recomputes its activations: "none", "full", "dots", ..."""
+  if policy == "none":
+    return layer
+  if policy not in _POLICIES:
+    raise ValueError(
+      f"remat policy {policy!r}: expected one of {['none', *_POLICIES]}"
+    )
+  # Inside a scan nothing can be merged across iterations, so no barriers.
+  return nn.remat(layer, policy=_POLICIES[policy], prevent_cse=False, **kwargs)
+
+
+@flax.struct.dataclass
+class Named(nn.Partitioned):
+  """A parameter with logical axes.
+
+  Flax's own class would apply them as mesh axes under `jax.set_mesh`;
+  placement is `sharding.of_variables`'s alone.
+  """
+
+  def unbox(self, apply_constraint: bool = True) -> Any:
+    return self.value
+
+
+def named(init: Callable[..., jax.Array], axes: tuple[str, ...]):
+  """`init` whose result carries `axes`."""
+
+  def boxed(*args):
+    return Named(init(*args), axes)
+
+  return boxed
+
+
+class Dense(nn.Module):
+  """A projection of the last `inputs` dimensions onto `features`.
+
+  Attributes:
+    features: output dimensions, e.g. (heads, head_dim).
+    axes: logical axes of the kernel: inputs, then features.
+    inputs: how many trailing dimensions are contracted.
+    bias: adds a parameter of shape `features`.
+    dtype: of the computation.
+    init: of the kernel.
+  """
+
+  features: tuple[int, ...]
+  axes: tuple[str, ...]
+  inputs: int = 1
+  bias: bool = False
+  dtype: Any = jnp.float32
+  init: Callable[..., jax.Array] = nn.initializers.normal(0.02)
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = x.shape[-self.inputs :] + tuple(self.features)
+    kernel = self.param("kernel", named(self.init, self.axes), shape)
+    ndim = x.ndim
+    y = jax.lax.dot_general(
+      x.astype(self.dtype),
+      kernel.astype(self.dtype),
+      (
+        (tuple(range(ndim - self.inputs, ndim)), tuple(range(self.inputs))),
+        ((), ()),
+      ),
+    )
+    if self.bias:
+      init = named(nn.initializers.zeros, self.axes[self.inputs :])
+      y = y + self.param("bias", init, self.features).astype(self.dtype)
+    return y
+
+
+class Embed(nn.Module):
+  """A table of vectors, looked up by id."""
+
+  rows: int
+  width: int
+  dtype: Any = jnp.float32
+  init: Callable[..., jax.Array] = nn.initializers.normal(0.02)
+
+  @nn.compact
+  def __call__(self, ids: jax.Array) -> jax.Array:
+    init = named(self.init, ("table", "table_width"))
+    table_VD = self.param("table", init, (self.rows, self.width))
+    return jnp.take(table_VD, ids, axis=0, mode="clip").astype(self.dtype)
+
+
+class RMSNorm(nn.Module):
+  """Root-mean-square norm over the last axis, in float32."""
+
+  eps: float
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    init = named(nn.initializers.ones, ("norm",))
+    scale = self.param("scale", init, x.shape[-1:])
+    x = x.astype(jnp.float32)
+    square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+    return (x * jax.lax.rsqrt(square + self.eps) * scale).astype(self.dtype)
+
+
+class LayerNorm(nn.Module):
+  """Layer norm over the last axis with scale and bias, in float32."""
+
+  eps: float
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = x.shape[-1:]
+    scale = self.param("scale", named(nn.initializers.ones, ("norm",)), shape)
+    bias = self.param("bias", named(nn.initializers.zeros, ("norm",)), shape)
+    x = x.astype(jnp.float32)
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True)
+    y = (x - mean) * jax.lax.rsqrt(variance + self.eps)
+    return (y * scale + bias).astype(self.dtype)
