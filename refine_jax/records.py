@@ -168,13 +168,37 @@ class Critique:
 
 
 @dataclasses.dataclass(frozen=True)
+class Feedback:
+  """What a critic says: its words, its verdict, and the ids if it has any.
+
+  Attributes:
+    text: the words that reach the next prompt.
+    accepted: the critic found nothing wrong; the trajectory may stop.
+    tokens: the ids the text was sampled as, without EOS; empty if it was not
+      sampled, and then the text is tokenised.
+  """
+
+  text: str
+  accepted: bool
+  tokens: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Turn:
-  """One turn: a hypothesis, the critic's words on it, and its token count."""
+  """One hypothesis and, unless it was the last, the feedback on it.
+
+  Attributes:
+    hypothesis: text; `tokens` the ids it was sampled as, without EOS.
+    feedback: None while nobody has looked at it.
+    spent: tokens generated for this turn, rejected candidates and the critic's
+      words included.
+    metrics: the task's figures for the hypothesis.
+  """
 
   hypothesis: str
-  feedback: str
-  accepted: bool
-  tokens: int = 0
+  tokens: tuple[int, ...] = ()
+  feedback: Feedback | None = None
+  spent: int = 0
   metrics: dict[str, float] = dataclasses.field(default_factory=dict)
 
 

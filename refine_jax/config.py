@@ -1,0 +1,242 @@
+"""Building blocks for config files.
+
+A file under `configs/` imports this module and nothing else, and returns one
+ConfigDict that holds every setting of an experiment: what it shows is what
+runs. One file serves all the binaries of its method; each reads the sections
+it needs. Paths between stages are relative to the stage's workdir.
+"""
+
+import difflib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def arguments(text: str, **defaults: Any) -> ConfigDict:
+  """Parses `task=svamp,smoke` as in `--config=file.py:task=svamp,smoke`.
+
+  A bare name sets a flag that defaults to False.
+
+  Raises:
+    ValueError: an unknown name (with the closest known one) or a value that
+      is not of its default's type.
+  """
+  args = ConfigDict(defaults)
+  for item in filter(None, (text or "").split(",")):
+    name, given, value = item.partition("=")
+    if name not in defaults:
+      close = difflib.get_close_matches(name, defaults, 1)
+      hint = f"; did you mean {close[0]!r}?" if close else ""
+      raise ValueError(
+        f"unknown config argument {name!r}{hint} (known:"
+        f" {', '.join(sorted(defaults))})"
+      )
+    args[name] = _typed(name, value if given else "true", defaults[name])
+  return args
+
+
+def _typed(name: str, text: str, default: Any) -> Any:
+  if isinstance(default, bool):
+    if text.lower() not in ("true", "false", "1", "0"):
+      raise ValueError(f"config argument {name} is true or false, not {text!r}")
+    return text.lower() in ("true", "1")
+  if isinstance(default, int | float):
+    try:
+      return type(default)(text)
+    except ValueError:
+      kind = type(default).__name__
+      raise ValueError(
+        f"config argument {name} is of type {kind}, not {text!r}"
+      ) from None
+  return text
+
+
+def task(name: str, **options: Any) -> ConfigDict:
+  """A task by the name of its file, or `package.module:Class`."""
+  return ConfigDict({"name": name, "options": options})
+
+
+def pretrained(path: str, **overrides: Any) -> ConfigDict:
+  """A model from a Hugging Face folder or hub name, with fields overridden."""
+  return ConfigDict(
+    {"path": path, "family": "", "overrides": overrides, "init_from": ""}
+  )
+
+
+def checkpoint(path: str) -> ConfigDict:
+  """A model from a checkpoint of ours: describes itself."""
+  return ConfigDict(
+    {"path": "", "family": "", "overrides": {}, "init_from": path}
+  )
+
+
+def from_scratch(family: str, **fields: Any) -> ConfigDict:
+  """A randomly initialised model; `vocab_size=0` takes the tokenizer's."""
+  return ConfigDict(
+    {"path": "", "family": family, "overrides": fields, "init_from": ""}
+  )
+
+
+def t5(
+  *,
+  width: int,
+  encoder_layers: int,
+  decoder_layers: int,
+  heads: int,
+  mlp: int,
+  **fields: Any,
+) -> ConfigDict:
+  """A small T5 from scratch."""
+  return from_scratch(
+    "t5",
+    vocab_size=0,
+    width=width,
+    head_dim=width // heads,
+    mlp=mlp,
+    encoder_layers=encoder_layers,
+    decoder_layers=decoder_layers,
+    heads=heads,
+    **fields,
+  )
+
+
+def llama(
+  *, width: int, layers: int, heads: int, mlp: int, **fields: Any
+) -> ConfigDict:
+  """A small LLaMA from scratch."""
+  return from_scratch(
+    "llama",
+    vocab_size=0,
+    width=width,
+    layers=layers,
+    heads=heads,
+    kv_heads=fields.pop("kv_heads", heads),
+    head_dim=width // heads,
+    mlp=mlp,
+    **fields,
+  )
+
+
+def tokenizer(path: str, **training: Any) -> ConfigDict:
+  """`byte`, a folder, a sentencepiece `.model`, or one trained by
+  `train_tokenizer` with the settings given here."""
+  return ConfigDict({"path": path, "train": training})
+
+
+def mesh(
+  *, slice: int = 1, data: int = 1, fsdp: int = -1, tensor: int = 1
+) -> ConfigDict:
+  return ConfigDict(
+    {"slice": slice, "data": data, "fsdp": fsdp, "tensor": tensor}
+  )
+
+
+def optimizer(
+  learning_rate: float,
+  *,
+  name: str = "adamw",
+  schedule: str = "linear",
+  warmup: int = 0,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  weight_decay: float = 0.0,
+  clip: float = 1.0,
+  final_fraction: float = 0.0,
+  moment_dtype: str = "float32",
+  multipliers: dict[str, float] | None = None,
+) -> ConfigDict:
+  """See `training.optim`; `multipliers` maps path patterns to factors."""
+  return ConfigDict(
+    {
+      "name": name,
+      "learning_rate": learning_rate,
+      "schedule": schedule,
+      "warmup": warmup,
+      "b1": b1,
+      "b2": b2,
+      "eps": eps,
+      "weight_decay": weight_decay,
+      "clip": clip,
+      "final_fraction": final_fraction,
+      "moment_dtype": moment_dtype,
+      "multipliers": tuple((multipliers or {}).items()),
+    }
+  )
+
+
+def data(
+  *,
+  max_prompt: int,
+  max_target: int,
+  batching: str = "pack",
+  on_long: str = "drop",
+  on_bad_row: str = "stop",
+) -> ConfigDict:
+  """Lengths in tokens; `batching` is pack, bucket or pad."""
+  return ConfigDict(
+    {
+      "max_prompt": max_prompt,
+      "max_target": max_target,
+      "batching": batching,
+      "on_long": on_long,
+      "on_bad_row": on_bad_row,
+    }
+  )
+
+
+def train(
+  *,
+  steps: int,
+  batch_size: int,
+  optimizer: ConfigDict,
+  micro_batches: int = 1,
+  label_smoothing: float = 0.0,
+  reduction: str = "token",
+  xent_chunk: int = 4096,
+  log_every: int = 50,
+  eval_every: int = 500,
+  eval_rows: int = 500,
+  keep_last: int = 1,
+  best_metric: str = "exact",
+  best_mode: str = "max",
+  patience: int = 0,
+  target: float = 0.0,
+  max_seconds: float = 0.0,
+  profile_steps: tuple[int, ...] = (),
+) -> ConfigDict:
+  """One supervised run.
+
+  `patience` counts evaluations without a new best before stopping, `target`
+  is a value of `best_metric` to stop at, `max_seconds` a wall-clock budget;
+  0 turns each off.
+  """
+  return ConfigDict(dict(locals()))
+
+
+def sampling(
+  *,
+  max_tokens: int,
+  temperature: float = 0.0,
+  top_k: int = 0,
+  top_p: float = 1.0,
+  beams: int = 1,
+) -> ConfigDict:
+  """`temperature=0` is greedy."""
+  return ConfigDict(dict(locals()))
+
+
+def engine(*, slots: int, prompt_buckets: tuple[int, ...]) -> ConfigDict:
+  """Rows decoded together and the prompt lengths compiled for."""
+  return ConfigDict({"slots": slots, "prompt_buckets": prompt_buckets})
+
+
+def template(
+  *,
+  hypothesis: str = " previous answer: ",
+  feedback: str = " feedback: ",
+  generator_end: str = "",
+  critic_end: str = "",
+) -> ConfigDict:
+  """The words between question, hypothesis and feedback."""
+  return ConfigDict(dict(locals()))
