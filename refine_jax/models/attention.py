@@ -126,7 +126,7 @@ def attend(
   """Attention of every query over the keys of its segment.
 
   Args:
-    q_BLNH: queries; N is a multiple of K, heads n*G .. n*G+G-1 share key head n.
+    q_BLNH: queries; heads k*G .. k*G+G-1 share key head k, with N = G*K.
     k_BSKH, v_BSKH: keys and values.
     q_segments_BL, kv_segments_BS: a query sees keys of its own number; 0 is
       padding, which nothing sees. With kv segments alone, all but 0 is seen.

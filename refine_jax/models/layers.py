@@ -103,6 +103,11 @@ class Dense(nn.Module):
     return y
 
 
+def lookup(table_VD: jax.Array, ids: jax.Array, dtype: Any) -> jax.Array:
+  """Rows of a table; ids past its ends get its first or last row."""
+  return jnp.take(table_VD, ids, axis=0, mode="clip").astype(dtype)
+
+
 class Embed(nn.Module):
   """A table of vectors, looked up by id."""
 
@@ -115,7 +120,7 @@ class Embed(nn.Module):
   def __call__(self, ids: jax.Array) -> jax.Array:
     init = named(self.init, ("table", "table_width"))
     table_VD = self.param("table", init, (self.rows, self.width))
-    return jnp.take(table_VD, ids, axis=0, mode="clip").astype(self.dtype)
+    return lookup(table_VD, ids, self.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -134,18 +139,21 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-  """Layer norm over the last axis with scale and bias, in float32."""
+  """Layer norm over the last axis, in float32, with scale and bias or bare."""
 
   eps: float
+  affine: bool = True
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    shape = x.shape[-1:]
-    scale = self.param("scale", named(nn.initializers.ones, ("norm",)), shape)
-    bias = self.param("bias", named(nn.initializers.zeros, ("norm",)), shape)
     x = x.astype(jnp.float32)
     mean = jnp.mean(x, axis=-1, keepdims=True)
     variance = jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True)
     y = (x - mean) * jax.lax.rsqrt(variance + self.eps)
-    return (y * scale + bias).astype(self.dtype)
+    if self.affine:
+      shape = x.shape[-1:]
+      scale = self.param("scale", named(nn.initializers.ones, ("norm",)), shape)
+      bias = self.param("bias", named(nn.initializers.zeros, ("norm",)), shape)
+      y = y * scale + bias
+    return y.astype(self.dtype)

@@ -1,0 +1,409 @@
+"""What the decoder-only families share: rows, the scan, decoding.
+
+A family gives three modules (input embedding, block, final norm); here they
+become the contract of a model family, see docs/architecture.md.
+"""
+
+import functools
+from typing import Any, ClassVar
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from refine_jax.batch import Batch, Output, Params
+from refine_jax.models import attention, cache as caches, layers
+from refine_jax.sharding import constrain
+
+
+@flax.struct.dataclass
+class Rows:
+  """A Batch as a decoder reads it: prompt and target joined, padded right.
+
+  Attributes:
+    tokens_BL: ordered by segment, prompt before target.
+    segments_BL: None for one example per row: right padding follows every
+      real token, so that causality hides it.
+    positions_BL: from 0 in every segment; `[1, L]` for one example per row.
+    order_BL: where in prompt + target each token stood.
+    rank_BL: its inverse, where in the row each prompt or target token went.
+  """
+
+  tokens_BL: jax.Array
+  segments_BL: jax.Array | None
+  positions_BL: jax.Array
+  order_BL: jax.Array
+  rank_BL: jax.Array
+
+
+def compact(batch: Batch) -> Rows:
+  """Joins prompts and targets and moves all padding to the right."""
+  join = functools.partial(jnp.concatenate, axis=1)
+  tokens_BL = join([batch.prompt_BP, batch.target_BT])
+  exists_BL = join([batch.prompt_mask_BP, batch.target_mask_BT])
+  packed = batch.prompt_segments_BP is not None
+  segments_BL = exists_BL.astype(jnp.int32)
+  if packed:
+    segments_BL *= join([batch.prompt_segments_BP, batch.target_segments_BT])
+  last = jnp.iinfo(jnp.int32).max
+  order_BL = jnp.argsort(
+    jnp.where(segments_BL == 0, last, segments_BL), axis=1, stable=True
+  )
+  rank_BL = jnp.argsort(order_BL, axis=1)
+  tokens_BL = jnp.take_along_axis(tokens_BL, order_BL, axis=1)
+  index_L = jnp.arange(tokens_BL.shape[1])
+  if not packed:
+    return Rows(tokens_BL, None, index_L[None], order_BL, rank_BL)
+  segments_BL = jnp.take_along_axis(segments_BL, order_BL, axis=1)
+  new_BL = jnp.diff(segments_BL, axis=1, prepend=-1) != 0
+  start_BL = jax.lax.cummax(jnp.where(new_BL, index_L, 0), axis=1)
+  return Rows(tokens_BL, segments_BL, index_L - start_BL, order_BL, rank_BL)
+
+
+@jax.custom_vjp
+def _gather(x_BLD, rank_BT, order_BL):
+  """Rows `rank_BT` of x, the last T of the permutation `order_BL` undoes."""
+  return jnp.take_along_axis(x_BLD, rank_BT[..., None], axis=1)
+
+
+def _gather_forward(x_BLD, rank_BT, order_BL):
+  return _gather(x_BLD, rank_BT, order_BL), order_BL
+
+
+def _gather_backward(order_BL, g_BTD):
+  # Ranks are a permutation, so the gradient is a gather too: autodiff would
+  # make a scatter of it, which is serial on CPU and slow elsewhere.
+  front = order_BL.shape[1] - g_BTD.shape[1]
+  g_BLD = jnp.pad(g_BTD, ((0, 0), (front, 0), (0, 0)))
+  return jnp.take_along_axis(g_BLD, order_BL[..., None], axis=1), None, None
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
+
+
+def spread(x_BLD: jax.Array, rows: Rows, length: int) -> Output:
+  """States of compact rows, put back to where the target's tokens stand.
+
+  A target token without any token before it is predicted by zeros: there is
+  no state that has not seen it.
+  """
+  before_BLD = jnp.pad(x_BLD[:, :-1], ((0, 0), (1, 0), (0, 0)))
+  first_BL = jnp.broadcast_to(rows.positions_BL == 0, x_BLD.shape[:2])
+  before_BLD = jnp.where(first_BL[..., None], 0, before_BLD)
+  rank_BT = rows.rank_BL[:, rows.rank_BL.shape[1] - length :]
+  return Output(
+    _gather(before_BLD, rank_BT, rows.order_BL),
+    _gather(x_BLD, rank_BT, rows.order_BL),
+  )
+
+
+def residual_init(config: Any):
+  """Normal; smaller for what adds to the residual stream 2 * layers times."""
+  return nn.initializers.normal(config.init_std * (2 * config.layers) ** -0.5)
+
+
+class InputEmbed(nn.Module):
+  """Token vectors, plus learned position vectors if there are `positions`.
+
+  Attributes:
+    rows: the vocabulary's size.
+    positions: rows of the position table, `offset` included.
+    offset: the row of position 0.
+  """
+
+  rows: int
+  width: int
+  init: Any
+  positions: int = 0
+  offset: int = 0
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, tokens_BL, positions_BL):
+    init = layers.named(self.init, ("table", "table_width"))
+    table_VD = self.param("table", init, (self.rows, self.width))
+    x_BLD = layers.lookup(table_VD, tokens_BL, self.dtype)
+    if not self.positions:
+      return x_BLD
+    table_LD = self.param("positions", init, (self.positions, self.width))
+    return x_BLD + layers.lookup(
+      table_LD, positions_BL + self.offset, self.dtype
+    )
+
+
+class Projections(nn.Module):
+  """The four projections around attention."""
+
+  config: Any
+  qkv_bias: bool = False
+  out_bias: bool = False
+
+  def setup(self):
+    config = self.config
+
+    def heads(count, axis):
+      return layers.Dense(
+        (count, config.head_dim),
+        ("embed", axis, "head_dim"),
+        bias=self.qkv_bias,
+        dtype=jnp.dtype(config.dtype),
+        init=nn.initializers.normal(config.init_std),
+      )
+
+    self.q = heads(config.heads, "heads")
+    self.k = heads(config.kv_heads, "kv_heads")
+    self.v = heads(config.kv_heads, "kv_heads")
+    self.o = layers.Dense(
+      (config.width,),
+      ("heads", "head_dim", "embed"),
+      inputs=2,
+      bias=self.out_bias,
+      dtype=jnp.dtype(config.dtype),
+      init=residual_init(config),
+    )
+
+  def __call__(self, x_BLD):
+    return self.q(x_BLD), self.k(x_BLD), self.v(x_BLD)
+
+  def out(self, attended_BLNH):
+    return self.o(attended_BLNH)
+
+
+class Block(nn.Module):
+  """One layer, in two halves around attention, which a family adds:
+
+      qkv(x_BLD, rotation) -> (q_BLNH, k_BLKH, v_BLKH)   normed, rotated
+      finish(x_BLD, attended_BLNH) -> x_BLD              residuals included
+
+  Training, prefill and a decoding step differ in what the queries attend to
+  and in nothing else, so they share the two.
+  """
+
+  config: Any
+
+  def __call__(self, x_BLD, rotation, segments_BL):
+    config = self.config
+    q_BLNH, k_BLKH, v_BLKH = self.qkv(x_BLD, rotation)
+    attended_BLNH = attention.attend(
+      constrain(q_BLNH, "batch", "length", "heads", "head_dim"),
+      constrain(k_BLKH, "batch", "length", "kv_heads", "head_dim"),
+      constrain(v_BLKH, "batch", "length", "kv_heads", "head_dim"),
+      q_segments_BL=segments_BL,
+      kv_segments_BS=segments_BL,
+      causal=True,
+      scale=config.head_dim**-0.5,
+      implementation=config.attention,
+    )
+    x_BLD = self.finish(x_BLD, attended_BLNH)
+    return constrain(x_BLD, "batch", "length", "width"), None
+
+
+class Decoder(nn.Module):
+  """A decoder-only family over a Block. It also adds, unbound or named:
+
+      embedder(**kwargs) -> an InputEmbed
+      norm(**kwargs) -> the final norm
+
+  Attributes:
+    config: a frozen dataclass with at least vocab_size, width, layers, heads,
+      kv_heads, head_dim, tied, attention, dtype, remat, unroll, init_std.
+  """
+
+  config: Any
+  encoder_decoder: ClassVar[bool] = False
+  block: ClassVar[type[Block]] = Block
+
+  @nn.nowrap
+  def rotation(self, positions_BL: jax.Array) -> Any:
+    """What blocks are told of positions; None if the embedding says it."""
+    return None
+
+  @nn.compact
+  def __call__(self, batch: Batch) -> Output:
+    config, rows = self.config, compact(batch)
+    x_BLD = self.embedder(name="embed")(rows.tokens_BL, rows.positions_BL)
+    x_BLD = constrain(x_BLD, "batch", "length", "width")
+    stack = nn.scan(
+      layers.remat(self.block, config.remat),
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      in_axes=nn.broadcast,
+      length=config.layers,
+      unroll=config.unroll,
+      metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+    x_BLD, _ = stack(config, name="layers")(
+      x_BLD, self.rotation(rows.positions_BL), rows.segments_BL
+    )
+    x_BLD = self.norm(name="final_norm")(x_BLD)
+    if not config.tied and self.is_initializing():
+      layers.Dense(
+        (config.vocab_size,),
+        ("embed", "vocab"),
+        init=nn.initializers.normal(config.init_std),
+        name="head",
+      )(x_BLD)
+    return spread(x_BLD, rows, batch.target_BT.shape[1])
+
+  @nn.nowrap
+  def unembed(self, params: Params, hidden: jax.Array) -> jax.Array:
+    """float32 logits over the last axis; takes decode weights as well."""
+    dtype = jnp.dtype(self.config.dtype)
+    if self.config.tied:
+      kernel, axis = params["embed"]["table"], 1
+    else:
+      kernel, axis = params["head"]["kernel"], 0
+    return jax.lax.dot_general(
+      hidden.astype(dtype),
+      kernel.astype(dtype),
+      (((hidden.ndim - 1,), (axis,)), ((), ())),
+      preferred_element_type=jnp.float32,
+    )
+
+  @nn.nowrap
+  def decode_weights(self, params: Params) -> Params:
+    """Layers as a tuple, matrices in the compute dtype; once per program."""
+    dtype = jnp.dtype(self.config.dtype)
+
+    def cast(path, leaf):
+      # Norms compute in float32 and are tiny.
+      norm = any("norm" in getattr(key, "key", "") for key in path)
+      return leaf if norm else leaf.astype(dtype)
+
+    params = jax.tree_util.tree_map_with_path(cast, params)
+    stacked = params["layers"]
+    unstacked = tuple(
+      jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
+      for i in range(self.config.layers)
+    )
+    return {**params, "layers": unstacked}
+
+  @nn.nowrap
+  def new_cache(
+    self, slots: int, length: int, prompt_length: int = 0
+  ) -> caches.Cache:
+    """An empty cache; `length` counts prompt and continuation."""
+    del prompt_length  # there is no encoder
+    return caches.empty(
+      layers=self.config.layers,
+      slots=slots,
+      kv_heads=self.config.kv_heads,
+      length=length,
+      head_dim=self.config.head_dim,
+      dtype=jnp.dtype(self.config.dtype),
+    )
+
+  @nn.nowrap
+  def _run(self, weights, tokens_BL, positions_BL, attend):
+    """The unrolled stack; `attend(i, q, k, v)` owns the cache."""
+    x_BLD = self.embedder().apply(
+      {"params": weights["embed"]}, tokens_BL, positions_BL
+    )
+    rotation = self.rotation(positions_BL)
+    block = self.block(self.config)
+    for i, layer in enumerate(weights["layers"]):
+      variables = {"params": layer}
+      q, k, v = block.apply(variables, x_BLD, rotation, method="qkv")
+      x_BLD = block.apply(variables, x_BLD, attend(i, q, k, v), method="finish")
+    return x_BLD
+
+  @nn.nowrap
+  def _logits(self, weights, x_BD):
+    x_BD = self.norm().apply({"params": weights.get("final_norm", {})}, x_BD)
+    return self.unembed(weights, x_BD)
+
+  @nn.nowrap
+  def prefill(
+    self,
+    weights: Params,
+    prompt_BP: jax.Array,
+    lengths_B: jax.Array,
+    cache: caches.Cache,
+    slots_B: jax.Array,
+  ) -> tuple[jax.Array, caches.Cache]:
+    """Appends rows (padded right) to slots, all different.
+
+    A slot past the last one takes nothing; its logits mean nothing.
+
+    Returns:
+      logits_BV that follow each row's last token, and the cache.
+    """
+    starts_B = jnp.take(cache.lengths_B, slots_B, mode="clip")
+    positions_BP = starts_B[:, None] + jnp.arange(prompt_BP.shape[1])
+    keys, values = list(cache.keys), list(cache.values)
+
+    def attend(i, q_BPNH, k_BPKH, v_BPKH):
+      place = (slots_B, starts_B, lengths_B)
+      keys[i] = caches.append_rows(keys[i], k_BPKH, *place)
+      values[i] = caches.append_rows(values[i], v_BPKH, *place)
+      return attention.attend(
+        q_BPNH,
+        jnp.take(keys[i], slots_B, axis=0, mode="clip").swapaxes(1, 2),
+        jnp.take(values[i], slots_B, axis=0, mode="clip").swapaxes(1, 2),
+        causal=True,
+        q_positions_BL=positions_BP,
+        scale=self.config.head_dim**-0.5,
+        implementation=self.config.attention,
+      )
+
+    x_BPD = self._run(weights, prompt_BP, positions_BP, attend)
+    last_B11 = jnp.maximum(lengths_B - 1, 0)[:, None, None]
+    x_BD = jnp.take_along_axis(x_BPD, last_B11, axis=1)[:, 0]
+    lengths = cache.lengths_B.at[slots_B].add(lengths_B, mode="drop")
+    cache = cache.replace(
+      keys=tuple(keys), values=tuple(values), lengths_B=lengths
+    )
+    return self._logits(weights, x_BD), cache
+
+  @nn.nowrap
+  def step(
+    self,
+    weights: Params,
+    cache: caches.Cache,
+    tokens_B: jax.Array,
+    active_B: jax.Array | None = None,
+  ) -> tuple[jax.Array, caches.Cache]:
+    """Appends one token to every active slot; logits_BV that follow it."""
+    lengths_B = cache.lengths_B
+    size = cache.keys[0].shape[2]
+    write_B = lengths_B
+    if active_B is not None:
+      write_B = jnp.where(active_B, lengths_B, size)  # past the end: dropped
+    keys, values = list(cache.keys), list(cache.values)
+
+    def attend(i, q_B1NH, k_B1KH, v_B1KH):
+      keys[i] = caches.append_one(keys[i], k_B1KH[:, 0], write_B)
+      values[i] = caches.append_one(values[i], v_B1KH[:, 0], write_B)
+      return attention.attend_cache(
+        q_B1NH[:, 0],
+        keys[i],
+        values[i],
+        lengths_B + 1,
+        scale=self.config.head_dim**-0.5,
+      )[:, None]
+
+    x_B1D = self._run(weights, tokens_B[:, None], lengths_B[:, None], attend)
+    grown_B = 1 if active_B is None else active_B.astype(lengths_B.dtype)
+    cache = cache.replace(
+      keys=tuple(keys), values=tuple(values), lengths_B=lengths_B + grown_B
+    )
+    return self._logits(weights, x_B1D[:, 0]), cache
+
+  @nn.nowrap
+  def embed(
+    self, params: Params, prompt_BP: jax.Array, mask_BP: jax.Array
+  ) -> jax.Array:
+    """Mean of the final states over existing positions; unit rows, float32."""
+    batch = Batch(
+      prompt_BP=prompt_BP[:, :0],
+      prompt_mask_BP=mask_BP[:, :0],
+      target_BT=prompt_BP,
+      target_mask_BT=mask_BP,
+      loss_mask_BT=mask_BP,
+    )
+    last_BPD = self.apply({"params": params}, batch).last_BTD
+    weight_BP1 = mask_BP[..., None].astype(jnp.float32)
+    sum_BD = jnp.sum(last_BPD.astype(jnp.float32) * weight_BP1, axis=1)
+    norm_B1 = jnp.linalg.norm(sum_BD, axis=-1, keepdims=True)
+    return sum_BD / jnp.maximum(norm_B1, 1e-12)
