@@ -1,0 +1,367 @@
+"""T5: encoder-decoder, v1.0 and v1.1 (Raffel et al. 2020; Shazeer 2020).
+
+Parameters; the axis of layers is the first, Y:
+
+    embed/table                            [V, D]  of both inputs
+    head/kernel                            [D, V]  unless tied
+    encoder/relative_bias/table            [buckets, N]
+    encoder/layers/attention_norm/scale    [Y, D]
+    encoder/layers/attention/{q,k,v}/kernel  [Y, D, N, H]
+    encoder/layers/attention/o/kernel      [Y, N, H, D]
+    encoder/layers/mlp_norm/scale          [Y, D]
+    encoder/layers/mlp/gate/kernel         [Y, D, F]  if gated; has the GELU
+    encoder/layers/mlp/up/kernel           [Y, D, F]
+    encoder/layers/mlp/down/kernel         [Y, F, D]
+    encoder/final_norm/scale               [D]
+    decoder/...                            as the encoder, and in its layers
+    decoder/layers/cross_norm/scale        [Y, D]
+    decoder/layers/cross/{q,k,v,o}/kernel  as in attention
+
+In `decode_weights` both `layers` are tuples with a dict per layer.
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from refine_jax.batch import Batch, Output, Params
+from refine_jax.models import cache as caches
+from refine_jax.models import layers, t5_rows
+from refine_jax.models.t5_layers import (
+  DecoderLayer,
+  Encoded,
+  EncoderLayer,
+  Stack,
+  norm,
+  relative_bias,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+  """Sizes and options; the defaults are T5 v1.1's where it has them.
+
+  Attributes:
+    vocab_size, width, mlp, heads, head_dim: V, D, F, N and H.
+    encoder_layers, decoder_layers: depths.
+    buckets, max_distance: of the relative positions.
+    norm_eps: epsilon of the RMS norms.
+    gated: the mlp is a GELU gate (v1.1) instead of a ReLU (v1.0).
+    tied: the head is the embedding, scaled by D**-0.5 (v1.0).
+    dropout: rate on inputs, branches and outputs when `apply` is given a
+      "dropout" rng; attention weights are left alone.
+    decoder_start: the id a decoder reads first.
+    pad_id: what fills positions that do not exist.
+    dtype: of activations; parameters are float32.
+    remat: see `layers.remat`.
+    unroll: layers per iteration of the scan over them.
+    attention: see `attention.attend`.
+    init_local_slope: half of each relative bias starts with a slope towards
+      nearby positions.
+    init_tie_qk: keys start as copies of queries, so that a token first looks
+      at its own kind. Both options make small models start to learn early.
+  """
+
+  vocab_size: int
+  width: int = 512
+  mlp: int = 1024
+  heads: int = 6
+  head_dim: int = 64
+  encoder_layers: int = 8
+  decoder_layers: int = 8
+  buckets: int = 32
+  max_distance: int = 128
+  norm_eps: float = 1e-6
+  gated: bool = True
+  tied: bool = False
+  dropout: float = 0.0
+  decoder_start: int = 0
+  pad_id: int = 0
+  dtype: str = "float32"
+  remat: str = "none"
+  unroll: int = 1
+  attention: str = "auto"
+  init_local_slope: bool = False
+  init_tie_qk: bool = False
+
+  def __post_init__(self):
+    # Two directions, each with at least one exact and one wide bucket.
+    if self.buckets < 4 or self.buckets % 4:
+      raise ValueError(f"buckets={self.buckets}: expected a multiple of 4")
+    if self.max_distance <= self.buckets // 2:
+      raise ValueError(
+        f"max_distance={self.max_distance}: expected more than"
+        f" buckets // 2 = {self.buckets // 2}"
+      )
+
+  @property
+  def compute_dtype(self) -> Any:
+    return jnp.dtype(self.dtype)
+
+
+class T5(nn.Module):
+  """The family; see docs/architecture.md for what each method promises."""
+
+  config: T5Config
+  encoder_decoder: ClassVar[bool] = True
+
+  def setup(self):
+    config = self.config
+    self.embed = layers.Embed(
+      config.vocab_size,
+      config.width,
+      dtype=config.compute_dtype,
+      init=nn.initializers.normal(1.0),
+    )
+    self.encoder = Stack(
+      config, EncoderLayer, config.encoder_layers, inputs=2, two_sided=True
+    )
+    self.decoder = Stack(
+      config, DecoderLayer, config.decoder_layers, inputs=3, two_sided=False
+    )
+    if not config.tied:
+      self.head = layers.Dense(
+        (config.vocab_size,),
+        ("embed", "vocab"),
+        init=nn.initializers.normal(config.width**-0.5),
+      )
+
+  def __call__(self, batch: Batch) -> Output:
+    """Two passes of the decoder; under jit the one not used costs nothing.
+
+    `hidden` reads each target shifted right. `last` has read one token more,
+    and so needs one position more per example.
+    """
+    encoded = self._encode(
+      batch.prompt_BP, batch.prompt_mask_BP, batch.prompt_segments_BP
+    )
+    start = self.config.decoder_start
+    inputs = t5_rows.shift(batch.target_BT, batch.target_segments_BT, start)
+    hidden_BTD = self._decode(*inputs, encoded)
+    *inputs, at_BT = t5_rows.extend(
+      batch.target_BT, batch.target_segments_BT, start
+    )
+    last_BTD = self._decode(*inputs, encoded)
+    last_BTD = jnp.take_along_axis(last_BTD, at_BT[..., None], axis=1)
+    if self.is_initializing() and not self.config.tied:
+      self.head(hidden_BTD)  # makes the parameter; `unembed` uses it
+    return Output(hidden_BTD, last_BTD)
+
+  def _encode(self, prompt_BP, mask_BP, segments_BP=None) -> Encoded:
+    if segments_BP is None:
+      segments_BP = mask_BP.astype(jnp.int32)
+    states_BPD = self.encoder(self.embed(prompt_BP), segments_BP)
+    return Encoded(states_BPD, segments_BP)
+
+  def _decode(self, tokens_BT, segments_BT, encoded: Encoded) -> jax.Array:
+    return self.decoder(self.embed(tokens_BT), segments_BT, encoded)
+
+  @nn.nowrap
+  def encode(self, params: Params, prompt_BP, mask_BP) -> jax.Array:
+    """The encoder alone: a state per prompt position, `[B, P, D]`."""
+    encoded = self.apply(
+      {"params": params}, prompt_BP, mask_BP, method="_encode"
+    )
+    return encoded.states_BPD
+
+  @nn.nowrap
+  def embed(self, params: Params, prompt_BP, mask_BP) -> jax.Array:
+    """Unit rows: the mean of the encoder's states, float32."""
+    states_BPD = self.encode(params, prompt_BP, mask_BP).astype(jnp.float32)
+    weight_BP1 = mask_BP[..., None].astype(jnp.float32)
+    total_BD = (states_BPD * weight_BP1).sum(1)
+    # The mean's denominator drops out of a unit row.
+    norm_B1 = jnp.linalg.norm(total_BD, axis=-1, keepdims=True)
+    return total_BD / jnp.maximum(norm_B1, 1e-12)
+
+  @nn.nowrap
+  def unembed(self, params: Params, hidden: jax.Array) -> jax.Array:
+    """Logits in float32 for states with any leading dimensions."""
+    hidden = hidden.astype(self.config.compute_dtype)
+    if self.config.tied:
+      table_VD = params["embed"]["table"].astype(hidden.dtype)
+      scale = self.config.width**-0.5
+      equation, kernel = "...D,VD->...V", table_VD
+    else:
+      scale = 1.0
+      equation, kernel = "...D,DV->...V", params["head"]["kernel"]
+    logits = jnp.einsum(
+      equation,
+      hidden,
+      kernel.astype(hidden.dtype),
+      preferred_element_type=jnp.float32,
+    )
+    return logits * scale
+
+  @nn.nowrap
+  def decode_weights(self, params: Params) -> Params:
+    """`params` with layers as tuples, cast to the dtype of activations."""
+    dtype = self.config.compute_dtype
+
+    def cast(path, leaf):
+      # Norms and biases on scores compute in float32 and are tiny.
+      names = "/".join(getattr(key, "key", "") for key in path)
+      kept = "norm" in names or "relative_bias" in names
+      return leaf if kept else leaf.astype(dtype)
+
+    weights = jax.tree_util.tree_map_with_path(cast, params)
+    for name in ("encoder", "decoder"):
+      depth = getattr(self.config, f"{name}_layers")
+      stacked = weights[name]["layers"]
+      unstacked = tuple(
+        jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(depth)
+      )
+      weights[name] = {**weights[name], "layers": unstacked}
+    return weights
+
+  @nn.nowrap
+  def new_cache(
+    self, slots: int, length: int, prompt_length: int = 0
+  ) -> caches.Cache:
+    """Room for `length` decoder inputs, the start included, per slot."""
+    config = self.config
+    size = {
+      "layers": config.decoder_layers,
+      "slots": slots,
+      "kv_heads": config.heads,
+      "head_dim": config.head_dim,
+      "dtype": config.compute_dtype,
+    }
+    cross = caches.empty(length=prompt_length, **size)
+    return caches.empty(length=length, **size).replace(
+      cross_keys=cross.keys,
+      cross_values=cross.values,
+      prompt_lengths_B=cross.lengths_B,
+    )
+
+  @nn.nowrap
+  def prefill(
+    self,
+    weights: Params,
+    prompt_BP: jax.Array,
+    lengths_B: jax.Array,
+    cache: caches.Cache,
+    slots_B: jax.Array,
+  ) -> tuple[jax.Array, caches.Cache]:
+    """Encodes prompts into slots and reads the decoder start.
+
+    Args:
+      prompt_BP: padded on the right to at most the cache's prompt length.
+      lengths_B: tokens per row.
+      slots_B: where each row goes; a row whose slot does not exist (number
+        of slots or above) goes nowhere.
+
+    Returns:
+      logits_BV for the first target token, and the cache.
+
+    Raises:
+      ValueError: prompts longer than the cache's prompt length.
+    """
+    room = cache.cross_keys[0].shape[2]
+    if prompt_BP.shape[1] > room:
+      raise ValueError(
+        f"prompts of {prompt_BP.shape[1]} positions do not fit a cache with"
+        f" prompt_length={room}"
+      )
+    rows = self._fresh(weights, prompt_BP, lengths_B)
+    start_B = jnp.full_like(lengths_B, self.config.decoder_start)
+    logits_BV, rows = self.step(weights, rows, start_B)
+
+    def put(into, new):
+      index = (slots_B, *(slice(size) for size in new.shape[1:]))
+      return into.at[index].set(new, mode="drop")
+
+    names = ("keys", "values", "cross_keys", "cross_values")
+    parts = {
+      name: tuple(map(put, getattr(cache, name), getattr(rows, name)))
+      for name in names
+    }
+    return logits_BV, cache.replace(
+      lengths_B=put(cache.lengths_B, rows.lengths_B),
+      prompt_lengths_B=put(cache.prompt_lengths_B, lengths_B),
+      **parts,
+    )
+
+  @nn.nowrap
+  def _fresh(self, weights, prompt_BP, lengths_B) -> caches.Cache:
+    """A cache of encoded prompts with room for one decoder position."""
+    batch, length = prompt_BP.shape
+    mask_BP = jnp.arange(length) < lengths_B[:, None]
+    segments_BP = mask_BP.astype(jnp.int32)
+    encoder = weights["encoder"]
+    x_BPD = layers.lookup(
+      weights["embed"]["table"], prompt_BP, self.config.compute_dtype
+    )
+    bias = self._bias(True).apply({"params": encoder["relative_bias"]}, length)
+    layer = EncoderLayer(self.config, parent=None)
+    for params in encoder["layers"]:
+      x_BPD, _ = layer.apply({"params": params}, x_BPD, bias, segments_BP)
+    states_BPD = self._norm(encoder, x_BPD)
+    layer = DecoderLayer(self.config, parent=None)
+    pairs = [
+      layer.apply({"params": params}, states_BPD, method="cross_keys_values")
+      for params in weights["decoder"]["layers"]
+    ]
+    keys, values = zip(*pairs, strict=True)
+    return self.new_cache(batch, 1).replace(
+      cross_keys=tuple(k.swapaxes(1, 2) for k in keys),
+      cross_values=tuple(v.swapaxes(1, 2) for v in values),
+      prompt_lengths_B=lengths_B,
+    )
+
+  @nn.nowrap
+  def step(
+    self,
+    weights: Params,
+    cache: caches.Cache,
+    tokens_B: jax.Array,
+    active_B: jax.Array | None = None,
+  ) -> tuple[jax.Array, caches.Cache]:
+    """Appends one token to every active slot.
+
+    Returns:
+      logits_BV for the token after it (of no meaning where not active), and
+      the cache.
+    """
+    decoder = weights["decoder"]
+    size = cache.keys[0].shape[2]
+    active_B = jnp.ones_like(tokens_B, bool) if active_B is None else active_B
+    at_B = jnp.where(active_B, cache.lengths_B, size)  # past the end: dropped
+    x_BD = layers.lookup(
+      weights["embed"]["table"], tokens_B, self.config.compute_dtype
+    )
+    bias = self._bias(False).apply(
+      {"params": decoder["relative_bias"]}, at_B, size, method="at"
+    )
+    layer = DecoderLayer(self.config, parent=None)
+    rows = zip(cache.keys, cache.values, strict=True)
+    cross = zip(cache.cross_keys, cache.cross_values, strict=True)
+    pairs = []
+    for params, row, seen in zip(decoder["layers"], rows, cross, strict=True):
+      x_BD, row = layer.apply(
+        {"params": params},
+        *(x_BD, bias, at_B, row, seen, cache.prompt_lengths_B),
+        method="step",
+      )
+      pairs.append(row)
+    keys, values = zip(*pairs, strict=True)
+    logits_BV = self.unembed(weights, self._norm(decoder, x_BD))
+    lengths_B = cache.lengths_B + active_B
+    return logits_BV, cache.replace(
+      keys=keys, values=values, lengths_B=lengths_B
+    )
+
+  @nn.nowrap
+  def _bias(self, two_sided: bool):
+    return relative_bias(self.config, two_sided).clone(parent=None)
+
+  @nn.nowrap
+  def _norm(self, stack: Params, x: jax.Array) -> jax.Array:
+    return (
+      norm(self.config)
+      .clone(parent=None)
+      .apply({"params": stack["final_norm"]}, x)
+    )
