@@ -18,7 +18,7 @@ from refine_jax.methods.refine import (
   content_tokens,
 )
 from refine_jax.records import Feedback, Problem, Trajectory
-from refine_jax.sampling.engine import Request
+from refine_jax.sampling.settings import Request
 
 
 def oracle(

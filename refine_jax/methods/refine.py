@@ -18,7 +18,7 @@ from refine_jax.records import (
   Trajectory,
   Turn,
 )
-from refine_jax.sampling.engine import Request
+from refine_jax.sampling.settings import Request
 
 Critic = Callable[[Sequence[Trajectory]], list[Feedback]]
 # Answers requests; the same face as `Engine.generate` with its parameters and

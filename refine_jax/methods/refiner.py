@@ -20,7 +20,7 @@ from refine_jax.methods.refine import (
   start,
 )
 from refine_jax.records import Example, Problem, Sample, Trajectory, Turn
-from refine_jax.sampling.engine import Request
+from refine_jax.sampling.settings import Request
 from refine_jax.tasks.base import Task
 
 # Chooses which of n samples is criticised; gets the samples and a generator.
