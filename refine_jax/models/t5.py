@@ -29,14 +29,12 @@ from flax import linen as nn
 
 from refine_jax.batch import Batch, Output, Params
 from refine_jax.models import cache as caches
-from refine_jax.models import layers, t5_rows
+from refine_jax.models import layers, t5_decode, t5_rows
 from refine_jax.models.t5_layers import (
   DecoderLayer,
   Encoded,
   EncoderLayer,
   Stack,
-  norm,
-  relative_bias,
 )
 
 
@@ -180,18 +178,15 @@ class T5(nn.Module):
   @nn.nowrap
   def unembed(self, params: Params, hidden: jax.Array) -> jax.Array:
     """Logits in float32 for states with any leading dimensions."""
-    hidden = hidden.astype(self.config.compute_dtype)
-    if self.config.tied:
-      table_VD = params["embed"]["table"].astype(hidden.dtype)
-      scale = self.config.width**-0.5
-      equation, kernel = "...D,VD->...V", table_VD
+    config = self.config
+    if config.tied:
+      kernel, axis, scale = params["embed"]["table"], 1, config.width**-0.5
     else:
-      scale = 1.0
-      equation, kernel = "...D,DV->...V", params["head"]["kernel"]
-    logits = jnp.einsum(
-      equation,
-      hidden,
-      kernel.astype(hidden.dtype),
+      kernel, axis, scale = params["head"]["kernel"], 0, 1.0
+    logits = jax.lax.dot_general(
+      hidden.astype(config.compute_dtype),
+      kernel.astype(config.compute_dtype),
+      (((hidden.ndim - 1,), (axis,)), ((), ())),
       preferred_element_type=jnp.float32,
     )
     return logits * scale
@@ -222,20 +217,7 @@ class T5(nn.Module):
     self, slots: int, length: int, prompt_length: int = 0
   ) -> caches.Cache:
     """Room for `length` decoder inputs, the start included, per slot."""
-    config = self.config
-    size = {
-      "layers": config.decoder_layers,
-      "slots": slots,
-      "kv_heads": config.heads,
-      "head_dim": config.head_dim,
-      "dtype": config.compute_dtype,
-    }
-    cross = caches.empty(length=prompt_length, **size)
-    return caches.empty(length=length, **size).replace(
-      cross_keys=cross.keys,
-      cross_values=cross.values,
-      prompt_lengths_B=cross.lengths_B,
-    )
+    return t5_decode.empty(self.config, slots, length, prompt_length)
 
   @nn.nowrap
   def prefill(
@@ -260,57 +242,10 @@ class T5(nn.Module):
     Raises:
       ValueError: prompts longer than the cache's prompt length.
     """
-    room = cache.cross_keys[0].shape[2]
-    if prompt_BP.shape[1] > room:
-      raise ValueError(
-        f"prompts of {prompt_BP.shape[1]} positions do not fit a cache with"
-        f" prompt_length={room}"
-      )
-    rows = self._fresh(weights, prompt_BP, lengths_B)
+    rows = t5_decode.encode(self.config, weights, prompt_BP, lengths_B)
     start_B = jnp.full_like(lengths_B, self.config.decoder_start)
     logits_BV, rows = self.step(weights, rows, start_B)
-
-    def put(into, new):
-      index = (slots_B, *(slice(size) for size in new.shape[1:]))
-      return into.at[index].set(new, mode="drop")
-
-    names = ("keys", "values", "cross_keys", "cross_values")
-    parts = {
-      name: tuple(map(put, getattr(cache, name), getattr(rows, name)))
-      for name in names
-    }
-    return logits_BV, cache.replace(
-      lengths_B=put(cache.lengths_B, rows.lengths_B),
-      prompt_lengths_B=put(cache.prompt_lengths_B, lengths_B),
-      **parts,
-    )
-
-  @nn.nowrap
-  def _fresh(self, weights, prompt_BP, lengths_B) -> caches.Cache:
-    """A cache of encoded prompts with room for one decoder position."""
-    batch, length = prompt_BP.shape
-    mask_BP = jnp.arange(length) < lengths_B[:, None]
-    segments_BP = mask_BP.astype(jnp.int32)
-    encoder = weights["encoder"]
-    x_BPD = layers.lookup(
-      weights["embed"]["table"], prompt_BP, self.config.compute_dtype
-    )
-    bias = self._bias(True).apply({"params": encoder["relative_bias"]}, length)
-    layer = EncoderLayer(self.config, parent=None)
-    for params in encoder["layers"]:
-      x_BPD, _ = layer.apply({"params": params}, x_BPD, bias, segments_BP)
-    states_BPD = self._norm(encoder, x_BPD)
-    layer = DecoderLayer(self.config, parent=None)
-    pairs = [
-      layer.apply({"params": params}, states_BPD, method="cross_keys_values")
-      for params in weights["decoder"]["layers"]
-    ]
-    keys, values = zip(*pairs, strict=True)
-    return self.new_cache(batch, 1).replace(
-      cross_keys=tuple(k.swapaxes(1, 2) for k in keys),
-      cross_values=tuple(v.swapaxes(1, 2) for v in values),
-      prompt_lengths_B=lengths_B,
-    )
+    return logits_BV, t5_decode.put(cache, rows, slots_B)
 
   @nn.nowrap
   def step(
@@ -326,42 +261,7 @@ class T5(nn.Module):
       logits_BV for the token after it (of no meaning where not active), and
       the cache.
     """
-    decoder = weights["decoder"]
-    size = cache.keys[0].shape[2]
-    active_B = jnp.ones_like(tokens_B, bool) if active_B is None else active_B
-    at_B = jnp.where(active_B, cache.lengths_B, size)  # past the end: dropped
-    x_BD = layers.lookup(
-      weights["embed"]["table"], tokens_B, self.config.compute_dtype
+    hidden_BD, cache = t5_decode.step(
+      self.config, weights, cache, tokens_B, active_B
     )
-    bias = self._bias(False).apply(
-      {"params": decoder["relative_bias"]}, at_B, size, method="at"
-    )
-    layer = DecoderLayer(self.config, parent=None)
-    rows = zip(cache.keys, cache.values, strict=True)
-    cross = zip(cache.cross_keys, cache.cross_values, strict=True)
-    pairs = []
-    for params, row, seen in zip(decoder["layers"], rows, cross, strict=True):
-      x_BD, row = layer.apply(
-        {"params": params},
-        *(x_BD, bias, at_B, row, seen, cache.prompt_lengths_B),
-        method="step",
-      )
-      pairs.append(row)
-    keys, values = zip(*pairs, strict=True)
-    logits_BV = self.unembed(weights, self._norm(decoder, x_BD))
-    lengths_B = cache.lengths_B + active_B
-    return logits_BV, cache.replace(
-      keys=keys, values=values, lengths_B=lengths_B
-    )
-
-  @nn.nowrap
-  def _bias(self, two_sided: bool):
-    return relative_bias(self.config, two_sided).clone(parent=None)
-
-  @nn.nowrap
-  def _norm(self, stack: Params, x: jax.Array) -> jax.Array:
-    return (
-      norm(self.config)
-      .clone(parent=None)
-      .apply({"params": stack["final_norm"]}, x)
-    )
+    return self.unembed(weights, hidden_BD), cache

@@ -217,14 +217,15 @@ class DecoderLayer(nn.Module):
     """One position; `rows` and `cross` are (keys, values) of this layer.
 
     Returns:
-      the state, and `rows` with the position written at `at_B`.
+      the state, and `rows` with the position written at `at_B`: x_BD, keys,
+      values.
     """
-    out_BD, *rows = self.attention.append(
+    out_BD, keys, values = self.attention.append(
       self.attention_norm(x_BD), *rows, at_B, bias
     )
     x_BD += out_BD
     x_BD += self.cross.read(self.cross_norm(x_BD), *cross, prompt_lengths_B)
-    return x_BD + self.mlp(self.mlp_norm(x_BD)), tuple(rows)
+    return x_BD + self.mlp(self.mlp_norm(x_BD)), keys, values
 
   def cross_keys_values(self, states_BPD):
     return self.cross.keys_values(states_BPD)
