@@ -1,0 +1,107 @@
+"""Makes tokenizers out of a task's texts."""
+
+import collections
+import io
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import sentencepiece
+
+from refine_jax.data import tokenizer
+
+MODEL_TYPES = ("unigram", "bpe", "char", "word")
+_BYTES = 256
+
+
+def train_sentencepiece(
+  texts: Iterable[str],
+  path: str | pathlib.Path,
+  vocab_size: int,
+  model_type: str = "bpe",
+  markers: Sequence[str] = (),
+  *,
+  byte_fallback: bool | None = None,
+  split_digits: bool = True,
+) -> tokenizer.SentencePieceTokenizer:
+  """Trains a model whose decode(encode(text)) is text, and writes it.
+
+  White space is kept as it is and nothing is put in front (no dummy prefix,
+  identity normalisation), so that a text encoded segment by segment decodes
+  to the text. U+2581 is sentencepiece's own space and comes back as one.
+
+  Args:
+    texts: what to learn from.
+    path: the `.model` file to write.
+    vocab_size: at most this many pieces, the four special ones included
+      (pad 0, bos 1, eos 2, unk 3); fewer if the texts do not give as many.
+    model_type: one of MODEL_TYPES.
+    markers: pieces that are never split and always known.
+    byte_fallback: unknown characters become bytes instead of `unk`; takes
+      256 pieces. By default where the model type can and the size has room.
+    split_digits: every digit is a piece of its own.
+
+  Raises:
+    ValueError: a wrong model type, or no text.
+  """
+  if model_type not in MODEL_TYPES:
+    raise ValueError(f"model_type is one of {MODEL_TYPES}, not {model_type!r}")
+  texts = [t for t in texts if t]
+  if not texts:
+    raise ValueError("there is no text to train a tokenizer on")
+  splits = model_type in ("unigram", "bpe")
+  if byte_fallback is None:
+    alphabet = len(set().union(*texts))
+    byte_fallback = splits and vocab_size >= 2 * (_BYTES + alphabet)
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(texts),
+    model_writer=model,
+    vocab_size=vocab_size,
+    hard_vocab_limit=False,
+    model_type=model_type,
+    user_defined_symbols=[m for m in dict.fromkeys(markers) if m],
+    byte_fallback=byte_fallback,
+    split_digits=split_digits and splits,
+    normalization_rule_name="identity",
+    add_dummy_prefix=False,
+    remove_extra_whitespaces=False,
+    character_coverage=1.0,
+    max_sentence_length=1 << 20,  # bytes; longer texts would be left out
+    pad_id=0,
+    bos_id=1,
+    eos_id=2,
+    unk_id=3,
+    num_threads=4,  # the sums of unigram training depend on it
+    minloglevel=2,
+  )
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_bytes(model.getvalue())
+  return tokenizer.SentencePieceTokenizer(model.getvalue())
+
+
+def train_words(
+  texts: Iterable[str],
+  path: str | pathlib.Path,
+  vocab_size: int | None = None,
+  markers: Sequence[str] = (),
+) -> tokenizer.WordTokenizer:
+  """One id per word of the texts, most frequent first; writes a folder.
+
+  Args:
+    texts: what to take the words from.
+    path: the folder to write words.json in.
+    vocab_size: at most this many ids, the special ones included.
+    markers: words that are kept however rare.
+  """
+  counts = collections.Counter()
+  for text in texts:
+    counts.update(tokenizer.WordTokenizer.pieces(text))
+  common = sorted(counts, key=lambda word: (-counts[word], word))
+  words = list(dict.fromkeys([*tokenizer.WordTokenizer.SPACES, *markers]))
+  words += [w for w in common if w not in set(words)]
+  if vocab_size is not None:
+    words = words[: vocab_size - 4]
+  made = tokenizer.WordTokenizer(words)
+  made.save(path)
+  return made
