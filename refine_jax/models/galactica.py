@@ -5,11 +5,14 @@ half, biases, a plain feed-forward layer, logits from the embedding table.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
 from refine_jax.models import decoder, layers
+from refine_jax.models.families import Family, Tensor
 
 # Where published position tables begin: their first rows stood for padding.
 POSITION_OFFSET = 2
@@ -127,3 +130,92 @@ class Galactica(decoder.Decoder):
   @nn.nowrap
   def norm(self, **kwargs):
     return _norm(self.config, **kwargs)
+
+
+# --------------------------------------------------------- Hugging Face's form
+
+
+def _from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
+  width = hf["hidden_size"]
+  if hf.get("word_embed_proj_dim", width) != width:
+    raise ValueError("word_embed_proj_dim: must be hidden_size")
+  if not hf.get("do_layer_norm_before", True):
+    raise ValueError("do_layer_norm_before: must be true")
+  if hf.get("_remove_final_layer_norm"):
+    raise ValueError("_remove_final_layer_norm: must be false")
+  if not hf.get("tie_word_embeddings", True):
+    raise ValueError("tie_word_embeddings: must be true")
+  return {
+    "vocab_size": hf["vocab_size"],
+    "width": width,
+    "layers": hf["num_hidden_layers"],
+    "heads": hf["num_attention_heads"],
+    "mlp": hf["ffn_dim"],
+    "max_length": hf["max_position_embeddings"],
+    "activation": layers.activation_from_hf(hf["activation_function"]),
+    "bias": hf.get("enable_bias", True),
+    "affine": hf.get("layer_norm_elementwise_affine", True),
+    "init_std": hf.get("init_std", 0.02),
+  }
+
+
+def _to_hf(config: GalacticaConfig) -> dict[str, Any]:
+  return {
+    "architectures": ["OPTForCausalLM"],
+    "model_type": "opt",
+    "vocab_size": config.vocab_size,
+    "hidden_size": config.width,
+    "word_embed_proj_dim": config.width,
+    "num_hidden_layers": config.layers,
+    "num_attention_heads": config.heads,
+    "ffn_dim": config.mlp,
+    "max_position_embeddings": config.max_length,
+    "activation_function": layers.activation_to_hf(config.activation),
+    "enable_bias": config.bias,
+    "layer_norm_elementwise_affine": config.affine,
+    "do_layer_norm_before": True,
+    "tie_word_embeddings": True,
+    "init_std": config.init_std,
+  }
+
+
+def _tensors(config: GalacticaConfig) -> tuple[Tensor, ...]:
+  root, layer = "model.decoder.", "model.decoder.layers.{}."
+  found = [
+    Tensor("embed/table", root + "embed_tokens.weight"),
+    Tensor("embed/positions", root + "embed_positions.weight"),
+  ]
+  projections = {
+    "attention/q": ("self_attn.q_proj", 1),
+    "attention/k": ("self_attn.k_proj", 1),
+    "attention/v": ("self_attn.v_proj", 1),
+    "attention/o": ("self_attn.out_proj", 2),
+    "mlp/up": ("fc1", 1),
+    "mlp/down": ("fc2", 1),
+  }
+  for ours, (theirs, inputs) in projections.items():
+    path, name = f"layers/{ours}/", layer + theirs
+    found.append(Tensor(path + "kernel", name + ".weight", inputs))
+    if config.bias:
+      found.append(Tensor(path + "bias", name + ".bias", 0))
+  norms = {
+    "final_norm/": root + "final_layer_norm",
+    "layers/attention_norm/": layer + "self_attn_layer_norm",
+    "layers/mlp_norm/": layer + "final_layer_norm",
+  }
+  for path, name in norms.items() if config.affine else ():
+    found.append(Tensor(path + "scale", name + ".weight"))
+    found.append(Tensor(path + "bias", name + ".bias"))
+  return tuple(found)
+
+
+FAMILY = Family(
+  name="galactica",
+  module=Galactica,
+  config=GalacticaConfig,
+  model_types=("opt",),
+  from_hf=_from_hf,
+  to_hf=_to_hf,
+  tensors=_tensors,
+  repeated=("lm_head.weight",),
+)

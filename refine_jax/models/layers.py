@@ -32,6 +32,26 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
   return ACTIVATIONS[name]
 
 
+# Hugging Face's names where they differ.
+_HF_ACTIVATIONS = {
+  "gelu_new": "gelu_tanh",
+  "gelu_pytorch_tanh": "gelu_tanh",
+  "swish": "silu",
+}
+
+
+def activation_from_hf(name: str) -> str:
+  """Our name; raises ValueError for a function we do not have."""
+  ours = _HF_ACTIVATIONS.get(name, name)
+  activation(ours)
+  return ours
+
+
+def activation_to_hf(name: str) -> str:
+  """Hugging Face's name."""
+  return "gelu_new" if name == "gelu_tanh" else name
+
+
 def remat(layer: type[nn.Module], policy: str, **kwargs) -> type[nn.Module]:
   """`layer` that recomputes its activations: "none", "full", "dots", ..."""
   if policy == "none":

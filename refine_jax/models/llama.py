@@ -5,6 +5,8 @@ with `qkv_bias`, Qwen2 (arXiv:2407.10671).
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ import numpy as np
 from flax import linen as nn
 
 from refine_jax.models import decoder, layers
+from refine_jax.models.families import Family, Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +48,7 @@ class LlamaConfig:
   Attributes:
     mlp: width of the feed-forward layer.
     tied: logits use the embedding table.
-    qkv_bias: biases on queries, keys and values.
+    qkv_bias, out_bias: biases around attention.
     attention: an implementation of `attention.attend`.
     dtype: of activations and of decode weights.
     max_length: the context the model is meant for; nothing enforces it here.
@@ -66,6 +69,7 @@ class LlamaConfig:
   norm_eps: float = 1e-6
   tied: bool = False
   qkv_bias: bool = False
+  out_bias: bool = False
   activation: str = "silu"
   max_length: int = 2048
   init_std: float = 0.02
@@ -139,7 +143,9 @@ class Block(decoder.Block):
     config = self.config
     dtype = jnp.dtype(config.dtype)
     self.attention_norm = layers.RMSNorm(config.norm_eps, dtype)
-    self.attention = decoder.Projections(config, config.qkv_bias)
+    self.attention = decoder.Projections(
+      config, config.qkv_bias, config.out_bias
+    )
     self.mlp_norm = layers.RMSNorm(config.norm_eps, dtype)
     self.mlp = Mlp(config)
 
@@ -178,3 +184,134 @@ class Llama(decoder.Decoder):
     angles_BLH = positions_BL[..., None] * jnp.asarray(frequencies(self.config))
     angles_BL1H = angles_BLH[:, :, None].astype(jnp.float32)
     return jnp.cos(angles_BL1H), jnp.sin(angles_BL1H)
+
+
+# --------------------------------------------------------- Hugging Face's form
+
+
+def _rope_from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
+  """Both spellings: rope_theta with rope_scaling, or rope_parameters."""
+  rope = dict(hf.get("rope_scaling") or {}) | (hf.get("rope_parameters") or {})
+  theta = rope.get("rope_theta", hf.get("rope_theta", 10000.0))
+  kind = rope.get("rope_type", rope.get("type", "default"))
+  if kind == "default":
+    return {"rope_theta": theta}
+  if kind == "linear":
+    scaling = RopeScaling("linear", rope["factor"])
+  elif kind == "llama3":
+    scaling = RopeScaling(
+      "llama3",
+      rope["factor"],
+      rope["low_freq_factor"],
+      rope["high_freq_factor"],
+      rope["original_max_position_embeddings"],
+    )
+  else:
+    raise ValueError(f"rope_type {kind!r}: not default, linear or llama3")
+  return {"rope_theta": theta, "rope_scaling": scaling}
+
+
+def _rope_to_hf(config: LlamaConfig) -> dict[str, Any]:
+  # The older spelling: every version of transformers reads it.
+  scaling = config.rope_scaling
+  if scaling is None:
+    return {"rope_theta": config.rope_theta, "rope_scaling": None}
+  rope = {"rope_type": scaling.kind, "factor": scaling.factor}
+  if scaling.kind == "llama3":
+    rope |= {
+      "low_freq_factor": scaling.low_freq_factor,
+      "high_freq_factor": scaling.high_freq_factor,
+      "original_max_position_embeddings": scaling.original_length,
+    }
+  return {"rope_theta": config.rope_theta, "rope_scaling": rope}
+
+
+def _from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
+  if hf.get("mlp_bias"):
+    raise ValueError("mlp_bias: no such biases here")
+  windowed = hf.get("sliding_window") and hf.get("use_sliding_window", True)
+  if windowed and hf["sliding_window"] < hf["max_position_embeddings"]:
+    raise ValueError(f"sliding_window {hf['sliding_window']}: not supported")
+  heads = hf["num_attention_heads"]
+  qwen = hf["model_type"] == "qwen2"
+  return {
+    "vocab_size": hf["vocab_size"],
+    "width": hf["hidden_size"],
+    "layers": hf["num_hidden_layers"],
+    "heads": heads,
+    "kv_heads": hf.get("num_key_value_heads") or heads,
+    "head_dim": hf.get("head_dim") or hf["hidden_size"] // heads,
+    "mlp": hf["intermediate_size"],
+    "norm_eps": hf.get("rms_norm_eps", 1e-6),
+    "tied": hf.get("tie_word_embeddings", False),
+    "qkv_bias": qwen or hf.get("attention_bias", False),
+    "out_bias": not qwen and hf.get("attention_bias", False),
+    "activation": layers.activation_from_hf(hf.get("hidden_act", "silu")),
+    "max_length": hf.get("max_position_embeddings", 2048),
+    "init_std": hf.get("initializer_range", 0.02),
+    **_rope_from_hf(hf),
+  }
+
+
+def _to_hf(config: LlamaConfig) -> dict[str, Any]:
+  qwen = config.qkv_bias and not config.out_bias
+  bias = {} if qwen else {"attention_bias": config.qkv_bias, "mlp_bias": False}
+  return {
+    "architectures": ["Qwen2ForCausalLM" if qwen else "LlamaForCausalLM"],
+    "model_type": "qwen2" if qwen else "llama",
+    "vocab_size": config.vocab_size,
+    "hidden_size": config.width,
+    "num_hidden_layers": config.layers,
+    "num_attention_heads": config.heads,
+    "num_key_value_heads": config.kv_heads,
+    "head_dim": config.head_dim,
+    "intermediate_size": config.mlp,
+    "rms_norm_eps": config.norm_eps,
+    "tie_word_embeddings": config.tied,
+    "hidden_act": layers.activation_to_hf(config.activation),
+    "max_position_embeddings": config.max_length,
+    "initializer_range": config.init_std,
+    **bias,
+    **_rope_to_hf(config),
+  }
+
+
+def _tensors(config: LlamaConfig) -> tuple[Tensor, ...]:
+  ours, theirs = "layers/attention/", "model.layers.{}.self_attn."
+  found = [
+    Tensor("embed/table", "model.embed_tokens.weight"),
+    Tensor("final_norm/scale", "model.norm.weight"),
+    Tensor(
+      "layers/attention_norm/scale", "model.layers.{}.input_layernorm.weight"
+    ),
+    Tensor(
+      "layers/mlp_norm/scale",
+      "model.layers.{}.post_attention_layernorm.weight",
+    ),
+    Tensor(ours + "o/kernel", theirs + "o_proj.weight", 2),
+  ]
+  for x in "qkv":
+    found.append(Tensor(f"{ours}{x}/kernel", f"{theirs}{x}_proj.weight", 1))
+    if config.qkv_bias:
+      found.append(Tensor(f"{ours}{x}/bias", f"{theirs}{x}_proj.bias", 0))
+  for x in ("gate", "up", "down"):
+    name = f"model.layers.{{}}.mlp.{x}_proj.weight"
+    found.append(Tensor(f"layers/mlp/{x}/kernel", name, 1))
+  if config.out_bias:
+    found.append(Tensor(ours + "o/bias", theirs + "o_proj.bias", 0))
+  if not config.tied:
+    found.append(Tensor("head/kernel", "lm_head.weight", 1))
+  return tuple(found)
+
+
+FAMILY = Family(
+  name="llama",
+  module=Llama,
+  config=LlamaConfig,
+  model_types=("llama", "qwen2", "mistral"),
+  from_hf=_from_hf,
+  to_hf=_to_hf,
+  tensors=_tensors,
+  repeated=("lm_head.weight",),
+  ignored=(r"rotary_emb\.inv_freq$",),
+)
