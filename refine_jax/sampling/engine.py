@@ -1,0 +1,312 @@
+"""The engine: strings in, records out, on the models' own mesh.
+
+Rows are decoded in static batches: a fixed number of slots, prompts and
+budgets rounded up to a few lengths, so that what is compiled does not depend
+on what is asked.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from refine_jax.data.tokenizer import encode_prompt
+from refine_jax.records import Prompt, Sample
+from refine_jax.sampling import ending
+from refine_jax.sampling import score as scoring
+from refine_jax.sampling.planning import Job, Ladders, plan
+from refine_jax.sampling.programs import Programs
+from refine_jax.sampling.session import Session
+from refine_jax.sampling.settings import Request, Sampling
+from refine_jax.sampling.statistics import Statistics, compilations
+
+__all__ = ["Engine", "Request", "Sampling"]
+
+
+def _counted(method):
+  """Books the programs compiled during a call."""
+
+  @functools.wraps(method)
+  def wrapper(self, *args, **kwargs):
+    before = compilations()
+    try:
+      return method(self, *args, **kwargs)
+    finally:
+      self.statistics.compilations += compilations() - before
+
+  return wrapper
+
+
+class Engine:
+  """Generates, scores and embeds with one model family.
+
+  Parameters are an argument of every call, so that an engine outlives the
+  training steps between its calls.
+
+  Args:
+    family: a model family, see docs/architecture.md.
+    tokenizer: see `data.tokenizer`.
+    mesh: where parameters live; None for one device.
+    slots: rows decoded together. A second, smaller size (an eighth) takes what
+      is left over.
+    prompt_buckets, token_buckets: lengths that prompts and `max_tokens` are
+      rounded up to; the last ones are the limits.
+    context: prompt and continuation together, at most. By default what the
+      family's config says, where it says anything.
+    prefill_tokens: positions prefilled at once.
+    chunk: decoding steps between two looks at stop strings.
+    bos, eos: whether prompts begin with BOS and end with EOS; by default what
+      the families were trained with: BOS for decoder-only ones where the
+      tokenizer has it, EOS for encoders.
+    value_head: (params, hidden_BTD) -> values_BT, for `score`.
+  """
+
+  def __init__(
+    self,
+    family: Any,
+    tokenizer: Any,
+    *,
+    mesh: jax.sharding.Mesh | None = None,
+    slots: int = 32,
+    prompt_buckets: Sequence[int] = (64, 128, 512, 2048),
+    token_buckets: Sequence[int] = (32, 128, 512, 2048),
+    context: int | None = None,
+    prefill_tokens: int = 16384,
+    chunk: int = 32,
+    bos: bool | None = None,
+    eos: bool | None = None,
+    value_head: Callable[..., jax.Array] | None = None,
+  ):
+    self.family, self.tokenizer = family, tokenizer
+    self.statistics = Statistics()
+    decoder_only = not family.encoder_decoder
+    if context is None and decoder_only:
+      context = getattr(family.config, "max_length", None)
+    self._bos = (
+      decoder_only and tokenizer.bos_id is not None if bos is None else bos
+    )
+    self._eos = not decoder_only if eos is None else eos
+    self._ladders = Ladders(
+      slots=tuple(sorted({max(1, slots // 8), slots})),
+      prompts=tuple(sorted(prompt_buckets)),
+      tokens=tuple(sorted(token_buckets)),
+      context=context,
+    )
+    self._programs = Programs(
+      family,
+      mesh=mesh,
+      eos_id=tokenizer.eos_id,
+      prefill_tokens=prefill_tokens,
+      chunk=chunk,
+    )
+    self._value_head = value_head
+    self._score = jax.jit(functools.partial(scoring.score, family, value_head))
+    self._embed = jax.jit(family.embed)
+
+  # Prompts.
+
+  def encode(
+    self,
+    prompt: Prompt | str,
+    *,
+    bos: bool | None = None,
+    eos: bool | None = None,
+  ) -> tuple[int, ...]:
+    """A prompt's ids as the model will see them."""
+    segments = (prompt,) if isinstance(prompt, str) else prompt
+    return tuple(
+      encode_prompt(
+        self.tokenizer,
+        segments,
+        bos=self._bos if bos is None else bos,
+        eos=self._eos if eos is None else eos,
+      )
+    )
+
+  def close_prompt(self, ids: Sequence[int]) -> tuple[int, ...]:
+    """Ids encoded with `eos=False`, made a whole prompt."""
+    return (*ids, *((self.tokenizer.eos_id,) if self._eos else ()))
+
+  def visible(self, tokens: list[int], sampling: Sampling) -> list[int]:
+    """Sampled ids without the one that ended them."""
+    return ending.visible(tokens, sampling, self.tokenizer.eos_id)
+
+  # Generation.
+
+  def generate(
+    self,
+    params: Any,
+    requests: Sequence[Request],
+    sampling: Sampling | None = None,
+  ) -> list[list[Sample]]:
+    """`n` samples for every request, in order.
+
+    Args:
+      params: the model's.
+      requests: what to continue.
+      sampling: for requests that bring no settings of their own.
+
+    Raises:
+      TooLong: a prompt or budget beyond the last bucket, before any work.
+    """
+    return self.run(params, self._jobs(requests, sampling))
+
+  def stream(
+    self,
+    params: Any,
+    requests: Sequence[Request],
+    sampling: Sampling | None = None,
+  ) -> Iterator[tuple[Request, Sample]]:
+    """Samples as they are completed, so that checkers can run meanwhile."""
+    jobs = self._jobs(requests, sampling)
+    for job, _, sample in self._completed(params, jobs):
+      yield job.request, sample
+
+  def run(self, params: Any, jobs: Sequence[Job]) -> list[list[Sample]]:
+    """`generate` for prompts that are encoded already."""
+    found: dict[int, dict[int, Sample]] = {id(job): {} for job in jobs}
+    for job, index, sample in self._completed(params, jobs):
+      found[id(job)][index] = sample
+    return [
+      [found[id(job)][index] for index in range(job.request.n)] for job in jobs
+    ]
+
+  def _jobs(self, requests, sampling) -> list[Job]:
+    default = Sampling() if sampling is None else sampling
+    jobs = []
+    for request in requests:
+      own = default if request.sampling is None else request.sampling
+      jobs.append(
+        Job(
+          request=request,
+          sampling=own,
+          ids=self.encode(request.prompt),
+          seed=own.seed if request.seed is None else request.seed,
+        )
+      )
+    return jobs
+
+  def _completed(self, params, jobs) -> Iterator[tuple[Job, int, Sample]]:
+    """Batch by batch; within one, short samples first."""
+    for batch in list(plan(jobs, self._ladders)):
+      yield from self._run(params, batch)
+    self.statistics.requests += len(jobs)
+
+  @_counted
+  def _run(self, params, batch) -> list[tuple[Job, int, Sample]]:
+    rows = [batch.jobs[job] for job, _ in batch.rows]
+    halt = None
+    if batch.beams == 1 and any(job.sampling.stop for job in rows):
+      halt = ending.Halt(rows, self.tokenizer, batch.slots)
+    with self._programs.scope():
+      weights = self._programs.weights(params)
+      decoded = self._programs.run(weights, batch, self.statistics, halt)
+    done = []
+    for row, (job, (_, index)) in enumerate(zip(rows, batch.rows, strict=True)):
+      for k in range(job.request.n if batch.beams > 1 else 1):
+        at = row * batch.beams + k
+        sample = ending.sample(job, index + k, at, decoded, self.tokenizer)
+        done.append((job, index + k, sample))
+    self.statistics.samples += len(done)
+    self.statistics.tokens += sum(len(sample.tokens) for *_, sample in done)
+    return sorted(done, key=lambda one: len(one[2].tokens))
+
+  def session(self, params: Any, *, keep_end: bool = False) -> Session:
+    """Conversations; see `Session`."""
+    return Session(self, params, keep_end)
+
+  # Scores and embeddings.
+
+  @_counted
+  def score(
+    self,
+    params: Any,
+    prompts: Sequence[Prompt | str],
+    targets: Sequence[Prompt | str],
+    values: bool = False,
+  ) -> Any:
+    """Log-probabilities of targets under prompts, at temperature 1.
+
+    Args:
+      params: the model's.
+      prompts: one per target.
+      targets: segments; a target that ends with EOS brings it as an id.
+      values: the value head's output as well.
+
+    Returns:
+      a float32 array per target with a number per token, or with `values` a
+      pair of such lists.
+
+    Raises:
+      TooLong: a prompt or target beyond the last bucket, before any work.
+    """
+    if values and self._value_head is None:
+      raise ValueError("values=True needs an Engine with a value_head")
+    pairs = [
+      (self.encode(p), self.encode(t, bos=False, eos=False))
+      for p, t in zip(prompts, targets, strict=True)
+    ]
+    shapes = [
+      (
+        self._ladders.prompt(f"prompt {i}", len(prompt)),
+        self._ladders.room(f"target {i}", len(target)),
+      )
+      for i, (prompt, target) in enumerate(pairs)
+    ]
+    out: list[Any] = [None] * len(pairs)
+    for (length, room), part, rows in self._groups(shapes):
+      batch = scoring.batch_of(
+        [pairs[i][0] for i in part],
+        [pairs[i][1] for i in part],
+        rows=rows,
+        prompt_length=length,
+        target_length=room,
+      )
+      for row, arrays in self._fetch(self._score, params, batch):
+        if row < len(part):
+          size = len(pairs[part[row]][1])
+          out[part[row]] = tuple(array[:size] for array in arrays)
+    logprobs = [arrays[0] for arrays in out]
+    return (logprobs, [arrays[1] for arrays in out]) if values else logprobs
+
+  @_counted
+  def embed(self, params: Any, texts: Sequence[Prompt | str]) -> np.ndarray:
+    """One unit row per text, float32."""
+    encoded = [self.encode(text) for text in texts]
+    shapes = [
+      (self._ladders.prompt(f"text {i}", len(ids)),)
+      for i, ids in enumerate(encoded)
+    ]
+    out: list[Any] = [None] * len(encoded)
+    for (length,), part, rows in self._groups(shapes):
+      arrays = scoring.prompts_of(
+        [encoded[i] for i in part], rows=rows, length=length
+      )
+      for row, (vector,) in self._fetch(
+        lambda params, both: (self._embed(params, *both),), params, arrays
+      ):
+        if row < len(part):
+          out[part[row]] = vector
+    if not out:
+      return np.zeros((0, 0), np.float32)
+    return np.stack(out).astype(np.float32)
+
+  def _groups(self, shapes):
+    """(shape, indices, rows) of batches that share a shape."""
+    for shape in sorted(set(shapes)):
+      members = [i for i, s in enumerate(shapes) if s == shape]
+      most = self._ladders.slots[-1]
+      for start in range(0, len(members), most):
+        part = members[start : start + most]
+        rows = next(s for s in self._ladders.slots if s >= len(part))
+        yield shape, part, rows
+
+  def _fetch(self, program, params, host_batch):
+    """Runs a batch; yields (row, its arrays)."""
+    with self._programs.scope():
+      found = program(params, self._programs.put(host_batch))
+      arrays = jax.device_get(found)
+    self.statistics.syncs += 1
+    yield from enumerate(zip(*arrays, strict=True))

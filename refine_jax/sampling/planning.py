@@ -1,0 +1,152 @@
+"""Which rows are decoded together, and in what shapes.
+
+Shapes come from short ladders (prompt length, room for tokens, slots), so that
+whatever is asked, only so many programs are ever compiled.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+
+from refine_jax.sampling.settings import Request, Sampling
+
+
+class TooLong(ValueError):
+  """A request that fits no bucket; names it, its length and the limit."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """An encoded request.
+
+  Attributes:
+    request: what was asked.
+    sampling: its settings, resolved.
+    ids: the prompt.
+    seed: of its randomness; `offset`: the position it starts from.
+  """
+
+  request: Request
+  sampling: Sampling
+  ids: tuple[int, ...]
+  seed: int
+  offset: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """One batch.
+
+  Attributes:
+    rows: (index of a job in `jobs`, index of the sample) per used slot.
+    jobs: the distinct prompts of the batch.
+    slots, prompt_length, room: the shapes; `room` is for sampled tokens.
+    beams: slots per row in a beam search, else 1.
+  """
+
+  rows: tuple[tuple[int, int], ...]
+  jobs: tuple[Job, ...]
+  slots: int
+  prompt_length: int
+  room: int
+  beams: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Ladders:
+  """The allowed shapes, each ascending.
+
+  Attributes:
+    slots, prompts, tokens: batch sizes, prompt lengths, tokens sampled.
+    context: prompt and continuation together, if a model is bound.
+  """
+
+  slots: tuple[int, ...]
+  prompts: tuple[int, ...]
+  tokens: tuple[int, ...]
+  context: int | None = None
+
+  def prompt(self, name: str, length: int) -> int:
+    return _rung(self.prompts, length, f"{name}: the prompt", "prompt_buckets")
+
+  def room(self, name: str, tokens: int) -> int:
+    return _rung(self.tokens, tokens, f"{name}: max_tokens", "token_buckets")
+
+  def check(self, job: Job) -> None:
+    """Raises TooLong, or ValueError for an empty prompt."""
+    name = f"request {job.request.id!r}"
+    if not job.ids:
+      raise ValueError(f"{name}: the prompt has no tokens")
+    if 1 < job.sampling.beams < job.request.n:
+      raise ValueError(
+        f"{name}: n = {job.request.n} of {job.sampling.beams} beams"
+      )
+    self.prompt(name, len(job.ids))
+    self.room(name, job.sampling.max_tokens)
+    total = len(job.ids) + job.sampling.max_tokens
+    if self.context is not None and total > self.context:
+      raise TooLong(
+        f"{name}: {len(job.ids)} prompt tokens and max_tokens ="
+        f" {job.sampling.max_tokens} exceed the model's context of"
+        f" {self.context}"
+      )
+
+
+def _rung(ladder: Sequence[int], value: int, what: str, setting: str) -> int:
+  for rung in ladder:
+    if value <= rung:
+      return rung
+  raise TooLong(
+    f"{what} has {value} tokens, the limit is {ladder[-1]}"
+    f" (the last of {setting}={tuple(ladder)})"
+  )
+
+
+def plan(jobs: Sequence[Job], ladders: Ladders) -> Iterator[Plan]:
+  """Batches of rows that share a shape; the samples of a job stay adjacent.
+
+  Raises:
+    TooLong: before anything is decoded.
+  """
+  for job in jobs:
+    ladders.check(job)
+
+  def shape(job):
+    name = job.request.id
+    return (
+      job.sampling.beams,
+      ladders.room(name, job.sampling.max_tokens),
+      ladders.prompt(name, len(job.ids)),
+    )
+
+  ordered = sorted(jobs, key=shape)
+  for (beams, room, length), group in itertools.groupby(ordered, key=shape):
+    rows = [
+      (job, sample)
+      for job in group
+      for sample in range(job.request.n if beams == 1 else 1)
+    ]
+    yield from _batches(rows, ladders, beams, length, room)
+
+
+def _batches(rows, ladders, beams, length, room) -> Iterator[Plan]:
+  most = ladders.slots[-1] // beams
+  if not most:
+    job, _ = rows[0]
+    raise ValueError(
+      f"request {job.request.id!r}: {beams} beams do not fit"
+      f" {ladders.slots[-1]} slots"
+    )
+  for start in range(0, len(rows), most):
+    part = rows[start : start + most]
+    # By identity: equal requests are still two requests.
+    jobs = {id(job): job for job, _ in part}
+    index = {key: i for i, key in enumerate(jobs)}
+    yield Plan(
+      rows=tuple((index[id(job)], sample) for job, sample in part),
+      jobs=tuple(jobs.values()),
+      slots=next(s for s in ladders.slots if s >= len(part) * beams),
+      prompt_length=length,
+      room=room,
+      beams=beams,
+    )

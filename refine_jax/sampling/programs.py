@@ -1,0 +1,252 @@
+"""The compiled programs of one family, and a batch's way through them."""
+
+import contextlib
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from refine_jax import sharding
+from refine_jax.sampling import beam, loop
+from refine_jax.sampling.planning import Plan
+from refine_jax.sampling.settings import Rows, rows
+from refine_jax.sampling.statistics import Statistics
+
+
+class Decoded(NamedTuple):
+  """What a batch sampled, on the host; `counts_B` says how much per row."""
+
+  tokens_BT: np.ndarray
+  logprobs_BT: np.ndarray
+  model_logprobs_BT: np.ndarray
+  counts_B: np.ndarray
+  finish_B: np.ndarray
+
+
+# Told (tokens_BT, counts_B, finish_B) between chunks; which rows to end.
+Halt = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+class Programs:
+  """Jitted prefill, decode and search.
+
+  Args:
+    family: the model.
+    mesh: of the parameters; None for one device.
+    eos_id: ends a row.
+    prefill_tokens: rows times length of a prefill, at most.
+    chunk: steps between two looks of the host at stop strings.
+  """
+
+  def __init__(
+    self,
+    family: Any,
+    *,
+    mesh: jax.sharding.Mesh | None,
+    eos_id: int | None,
+    prefill_tokens: int,
+    chunk: int,
+  ):
+    self._family, self._mesh, self._eos_id = family, mesh, eos_id
+    self._prefill_tokens, self._chunk = prefill_tokens, chunk
+    self._known: tuple[list[weakref.ref], Any] | None = None
+    bind = functools.partial
+    self._unstack = jax.jit(family.decode_weights)
+    self._empty = jax.jit(
+      bind(loop.empty, family),
+      static_argnames=("slots", "length", "prompt_length", "vocab"),
+    )
+    self._prefill = jax.jit(bind(loop.prefill, family), donate_argnums=1)
+    self._expand = jax.jit(loop.expand)
+    self._begin = jax.jit(_begin, static_argnums=4, donate_argnums=(0, 1))
+    self._decode = jax.jit(bind(loop.decode, family), donate_argnums=1)
+    self._halt = jax.jit(_halt)
+    self._search = jax.jit(
+      bind(beam.search, family), static_argnames=("beams", "room", "stops")
+    )
+
+  def scope(self):
+    """The mesh context under which programs are traced and run."""
+    if self._mesh is None:
+      return contextlib.nullcontext()
+    return jax.set_mesh(self._mesh)
+
+  def put(self, tree: Any) -> Any:
+    """Host arrays to the devices, rows over the batch axes."""
+    if self._mesh is None:
+      return jax.device_put(tree)
+
+    def place(x):
+      axes = (("batch",) + (None,) * np.ndim(x))[: np.ndim(x)]
+      return NamedSharding(
+        self._mesh, sharding.spec(axes, np.shape(x), self._mesh)
+      )
+
+    return jax.device_put(tree, jax.tree.map(place, tree))
+
+  def weights(self, params: Any) -> Any:
+    """Decode weights; kept until other parameters come."""
+    leaves = jax.tree.leaves(params)
+    if self._known is not None:
+      references, weights = self._known
+      if len(references) == len(leaves) and all(
+        ref() is leaf for ref, leaf in zip(references, leaves, strict=True)
+      ):
+        return weights
+    self._known = None  # the old weights go before the new ones come
+    weights = self._unstack(params)
+    self._known = ([weakref.ref(leaf) for leaf in leaves], weights)
+    return weights
+
+  def run(
+    self,
+    weights: Any,
+    plan: Plan,
+    statistics: Statistics,
+    halt: Halt | None = None,
+  ) -> Decoded:
+    """One batch from prompts to tokens; rows as in `plan.rows`, by slot."""
+    filled = self._fill(weights, plan, statistics)
+    if plan.beams > 1:
+      return self._run_search(weights, plan, statistics, filled)
+    settings = self.put(_row_settings(plan, self._eos_id))
+    state = self._begin(
+      filled.cache, filled.seen_BV, filled.logits_BV, settings, plan.room
+    )
+    if halt is None:
+      state = self._decode(weights, state, self.put(np.int32(plan.room)))
+    else:
+      state = self._chunks(weights, state, statistics, halt)
+    steps, used, *arrays = jax.device_get(
+      (
+        state.steps,
+        state.used,
+        state.tokens_BT,
+        state.logprobs_BT,
+        state.model_logprobs_BT,
+        state.counts_B,
+        state.finish_B,
+      )
+    )
+    statistics.syncs += 1
+    statistics.steps += int(steps)
+    statistics.slot_steps += int(steps) * plan.slots
+    statistics.used_slot_steps += int(used)
+    return Decoded(*arrays)
+
+  def _fill(self, weights, plan: Plan, statistics) -> loop.Filled:
+    """Every distinct prompt once, then copies where rows share one."""
+    room = plan.room
+    if not self._family.encoder_decoder:
+      room += plan.prompt_length
+    filled = self._empty(
+      slots=plan.slots,
+      length=room,
+      prompt_length=plan.prompt_length,
+      vocab=self._family.config.vocab_size,
+    )
+    start = 0
+    while start < len(plan.jobs):
+      size = self._prefill_rows(plan, len(plan.jobs) - start)
+      part = plan.jobs[start : start + size]
+      prompt_RP = np.zeros((size, plan.prompt_length), np.int32)
+      lengths_R = np.zeros((size,), np.int32)
+      slots_R = np.full((size,), plan.slots, np.int32)
+      for row, job in enumerate(part):
+        prompt_RP[row, : len(job.ids)] = job.ids
+        lengths_R[row] = len(job.ids)
+        slots_R[row] = start + row
+      # A row that goes nowhere still needs a token to look at.
+      lengths_R[len(part) :] = 1
+      filled = self._prefill(
+        weights, filled, *self.put((prompt_RP, lengths_R, slots_R))
+      )
+      tokens = sum(len(job.ids) for job in part)
+      statistics.prompt_tokens += tokens
+      statistics.prompt_padding += prompt_RP.size - tokens
+      start += size
+    source_B = _sources(plan)
+    if np.array_equal(source_B[: len(plan.jobs)], range(len(plan.jobs))) and (
+      len(plan.rows) == len(plan.jobs)
+    ):
+      return filled
+    return self._expand(filled, self.put(source_B))
+
+  def _prefill_rows(self, plan: Plan, left: int) -> int:
+    """One of two sizes: enough rows to be quick, few if few are left."""
+    most = max(1, min(plan.slots, self._prefill_tokens // plan.prompt_length))
+    few = max(1, most // 8)
+    return most if 2 * left > most else few
+
+  def _chunks(self, weights, state, statistics, halt: Halt) -> loop.State:
+    steps = self.put(np.int32(self._chunk))
+    while True:
+      state = self._decode(weights, state, steps)
+      seen = jax.device_get((state.tokens_BT, state.counts_B, state.finish_B))
+      statistics.syncs += 1
+      halted_B = halt(*seen)
+      running_B = (seen[2] == loop.RUNNING) & ~halted_B
+      if not running_B.any():
+        return state
+      if halted_B.any():
+        finish_B = self._halt(state.finish_B, self.put(halted_B))
+        state = state.replace(finish_B=finish_B)
+
+  def _run_search(self, weights, plan: Plan, statistics, filled) -> Decoded:
+    first = [plan.jobs[job].sampling for job, _ in plan.rows]
+    size = plan.slots // plan.beams
+    fill = [first[0]] * (size - len(first))
+    settings = rows(first, eos_id=self._eos_id, size=size)
+    penalty_A = np.array(
+      [s.length_penalty for s in [*first, *fill]], np.float32
+    )
+    early_A = np.array([s.early_stopping for s in [*first, *fill]])
+    found = self._search(
+      weights,
+      filled,
+      *self.put((settings, penalty_A, early_A)),
+      beams=plan.beams,
+      room=plan.room,
+      stops=max(1 + len(s.stop_ids) for s in first),
+    )
+    steps, used, *arrays = jax.device_get(tuple(found))
+    statistics.syncs += 1
+    statistics.steps += int(steps)
+    statistics.slot_steps += int(steps) * plan.slots
+    statistics.used_slot_steps += int(used)
+    return Decoded(*arrays)
+
+
+def _begin(cache, seen_BV, logits_BV, settings, room):
+  # Apart, so that what lives on can be donated and the logits are not.
+  return loop.begin(loop.Filled(cache, logits_BV, seen_BV), settings, room)
+
+
+def _halt(finish_B, halted_B):
+  running_B = finish_B == loop.RUNNING
+  return jax.numpy.where(running_B & halted_B, loop.STOP, finish_B)
+
+
+def _row_settings(plan: Plan, eos_id: int | None) -> Rows:
+  jobs = [plan.jobs[job] for job, _ in plan.rows]
+  return rows(
+    [job.sampling for job in jobs],
+    eos_id=eos_id,
+    size=plan.slots,
+    ids=[job.request.id for job in jobs],
+    samples=[sample for _, sample in plan.rows],
+    seeds=[job.seed for job in jobs],
+    offsets=[job.offset for job in jobs],
+  )
+
+
+def _sources(plan: Plan) -> np.ndarray:
+  """The slot each slot copies its prompt from."""
+  source_B = np.zeros((plan.slots,), np.int32)
+  for row, (job, _) in enumerate(plan.rows):
+    source_B[row * plan.beams : (row + 1) * plan.beams] = job
+  return source_B

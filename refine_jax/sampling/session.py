@@ -1,0 +1,102 @@
+"""Conversations: prompts that grow by what is sampled and what is appended."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from refine_jax.records import Prompt, Sample
+from refine_jax.sampling.planning import Job
+from refine_jax.sampling.settings import Request, Sampling
+
+if TYPE_CHECKING:
+  from refine_jax.sampling.engine import Engine
+
+
+@dataclasses.dataclass
+class _Conversation:
+  ids: list[int]
+  turns: int = 0
+  forks: int = 0
+
+
+class Session:
+  """Kept conversations of one engine under one set of parameters.
+
+  What was sampled is continued by its own ids; nothing is decoded and
+  tokenised again. The id that ended a sample (EOS, a stop id) does not stay
+  in the conversation unless `keep_end`.
+
+  A conversation's randomness follows from its name and its length, so two
+  with the same name, settings and history go on alike, in any engine.
+  """
+
+  def __init__(self, engine: "Engine", params: Any, keep_end: bool = False):
+    self._engine, self._params, self._keep_end = engine, params, keep_end
+    self._open: dict[str, _Conversation] = {}
+    self._numbers = itertools.count()
+
+  def open(self, prompt: Prompt | str, name: str | None = None) -> str:
+    """Starts a conversation; returns its id, which is `name` if given."""
+    name = f"session/{next(self._numbers)}" if name is None else name
+    if name in self._open:
+      raise ValueError(f"conversation {name!r} is open already")
+    ids = self._engine.encode(prompt, eos=False)
+    self._open[name] = _Conversation(list(ids))
+    return name
+
+  def append(self, id: str, segments: Prompt | str) -> None:
+    """Adds segments that were not sampled."""
+    ids = self._engine.encode(segments, bos=False, eos=False)
+    self._of(id).ids.extend(ids)
+
+  def fork(self, id: str, n: int) -> list[str]:
+    """n conversations that begin as this one, which stays open."""
+    parent, names = self._of(id), []
+    for _ in range(n):
+      name = f"{id}/{parent.forks}"
+      parent.forks += 1
+      self._open[name] = _Conversation(list(parent.ids), parent.turns)
+      names.append(name)
+    return names
+
+  def generate(self, ids: Sequence[str], sampling: Sampling) -> list[Sample]:
+    """Continues conversations, all together; each grows by its sample."""
+    if len(set(ids)) != len(ids):
+      raise ValueError(f"a conversation is asked for twice: {list(ids)}")
+    jobs = [
+      Job(
+        request=Request(id, ()),
+        sampling=sampling,
+        ids=self._engine.close_prompt(self._of(id).ids),
+        seed=sampling.seed,
+        offset=len(self._of(id).ids),
+      )
+      for id in ids
+    ]
+    groups = self._engine.run(self._params, jobs)
+    samples = []
+    for id, (sample,) in zip(ids, groups, strict=True):
+      conversation = self._of(id)
+      tokens = list(sample.tokens)
+      if not self._keep_end:
+        tokens = self._engine.visible(tokens, sampling)
+      conversation.ids.extend(tokens)
+      samples.append(
+        dataclasses.replace(sample, id=f"{id}/t{conversation.turns}")
+      )
+      conversation.turns += 1
+    return samples
+
+  def tokens(self, id: str) -> tuple[int, ...]:
+    """All ids of a conversation so far."""
+    return tuple(self._of(id).ids)
+
+  def close(self, id: str) -> None:
+    self._of(id)
+    del self._open[id]
+
+  def _of(self, id: str) -> _Conversation:
+    if id not in self._open:
+      raise KeyError(f"no open conversation {id!r}")
+    return self._open[id]

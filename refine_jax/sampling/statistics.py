@@ -1,0 +1,59 @@
+"""What an engine has done, in exact counts."""
+
+import dataclasses
+
+import jax
+
+_COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+_compiled = 0
+_listening = False
+
+
+def _listen(event: str, seconds: float, **_) -> None:
+  global _compiled
+  if event == _COMPILE_EVENT:
+    _compiled += 1
+
+
+def compilations() -> int:
+  """Programs this process has compiled since the first call of this."""
+  global _listening
+  if not _listening:
+    jax.monitoring.register_event_duration_secs_listener(_listen)
+    _listening = True
+  return _compiled
+
+
+@dataclasses.dataclass
+class Statistics:
+  """Counts since the engine was made, or since `clear`.
+
+  Attributes:
+    requests, samples: finished.
+    tokens: sampled, EOS included.
+    prompt_tokens: prefilled; `prompt_padding`: positions prefilled for nothing.
+    steps: decoding steps; `slot_steps`: those times slots; `used_slot_steps`:
+      those in which the slot was running.
+    compilations: programs compiled during the engine's calls.
+    syncs: times the host waited for the device.
+  """
+
+  requests: int = 0
+  samples: int = 0
+  tokens: int = 0
+  prompt_tokens: int = 0
+  prompt_padding: int = 0
+  steps: int = 0
+  slot_steps: int = 0
+  used_slot_steps: int = 0
+  compilations: int = 0
+  syncs: int = 0
+
+  @property
+  def slot_use(self) -> float:
+    """The fraction of slots that were running, over all decoding steps."""
+    return self.used_slot_steps / self.slot_steps if self.slot_steps else 0.0
+
+  def clear(self) -> None:
+    for field in dataclasses.fields(self):
+      setattr(self, field.name, 0)

@@ -1,0 +1,27 @@
+"""Every test sees eight host devices, no network and no accelerator."""
+
+import os
+import pathlib
+
+# Before anything imports jax or a hub client.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> pathlib.Path:
+  """The folder of published rows; skips where there is none."""
+  folder = os.environ.get("REFINE_JAX_DATA")
+  if not folder:
+    pytest.skip("REFINE_JAX_DATA is not set: no published rows to read")
+  if not pathlib.Path(folder).is_dir():
+    pytest.skip(f"REFINE_JAX_DATA={folder} is not a folder")
+  return pathlib.Path(folder)
