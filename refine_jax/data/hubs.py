@@ -55,10 +55,8 @@ def open_dataset(name: str, split: str | None, config: str | None):
 
   if pathlib.Path(name).is_dir() and _saved(epath.Path(name)):
     return open_folder(epath.Path(name), split, config)
-  return _of_datasets(
-    datasets.load_dataset(name, config), f"{name}/{config}" if config else name,
-    split,
-  )  # fmt: skip
+  loaded = datasets.load_dataset(name, config)
+  return _of_datasets(loaded, f"{name}/{config}" if config else name, split)
 
 
 def open_folder(path: epath.Path, split: str | None, config: str | None):
