@@ -131,7 +131,8 @@ class Sample:
     tokens: the sampled ids, EOS included when it was sampled.
     logprobs: log-probability of each token under the sampling distribution.
     model_logprobs: the same under the model (temperature 1, nothing cut).
-    finish: `stop` (EOS or a stop string), `length` (the token budget).
+    finish: `eos` (EOS or a stop id, the last of `tokens`), `stop` (a stop
+      string, before which the text ends), `length` (the token budget).
   """
 
   id: str

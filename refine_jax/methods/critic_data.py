@@ -30,8 +30,12 @@ def sampled(
   task: Task,
   problems: Sequence[Problem],
   samples: Sequence[Sequence[Sample]],
+  name: str = "s",
 ) -> list[Critique]:
-  """A generator's own hypotheses under the oracle's feedback."""
+  """A generator's own hypotheses under the oracle's feedback.
+
+  `name` keeps the ids of several rounds apart.
+  """
   rows = []
   for problem, group in zip(problems, samples, strict=True):
     for sample in group:
@@ -39,7 +43,7 @@ def sampled(
       right = feedback == task.no_hint
       rows.append(
         Critique(
-          id=f"{problem.id}/s{sample.id.rpartition('/')[2]}",
+          id=f"{problem.id}/{name}/{sample.id.rpartition('/')[2]}",
           problem=problem.id,
           question=task.prompt(problem),
           hypothesis=sample.text,

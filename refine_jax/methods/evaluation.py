@@ -100,24 +100,27 @@ def same_feedback(task: Task, ours: str, gold: str) -> bool:
 
 
 def self_consistency(
-  task: Task, samples: Sequence[Sample], budget: int
-) -> str | None:
+  task: Task, samples: Sequence[Sample], budget: float
+) -> tuple[str, int]:
   """The commonest canonical completion among the first `budget` tokens' worth.
 
   Ties go to the one sampled first. At least one sample counts, whatever the
-  budget.
+  budget; without any that has an answer, the first sample is the answer.
+
+  Returns:
+    the completion and the tokens spent.
   """
   votes: dict[str, int] = collections.Counter()
   text: dict[str, str] = {}
   spent = 0
-  for sample in samples:
-    spent += len(sample.tokens)
-    if votes and spent > budget:
+  for i, sample in enumerate(samples):
+    if i and spent + len(sample.tokens) > budget:
       break
+    spent += len(sample.tokens)
     key = task.canonical(sample.text)
     if key is not None:
       votes[key] += 1
       text.setdefault(key, sample.text)
   if not votes:
-    return samples[0].text if samples else None
-  return text[max(votes, key=votes.get)]
+    return samples[0].text, spent
+  return text[max(votes, key=votes.get)], spent

@@ -182,4 +182,4 @@ def _extend(trajectory: Trajectory, sample: Sample) -> Trajectory:
 
 def content_tokens(sample: Sample) -> tuple[int, ...]:
   """A sample's ids without the EOS that ended it."""
-  return sample.tokens[:-1] if sample.finish == "stop" else sample.tokens
+  return sample.tokens[:-1] if sample.finish == "eos" else sample.tokens

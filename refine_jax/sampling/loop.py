@@ -17,7 +17,7 @@ from refine_jax.sampling import logits as distribution
 from refine_jax.sampling.settings import Rows
 
 RUNNING, STOP, LENGTH = 0, 1, 2
-FINISH = {RUNNING: "running", STOP: "stop", LENGTH: "length"}
+FINISH = {RUNNING: "running", STOP: "eos", LENGTH: "length"}
 
 
 @flax.struct.dataclass

@@ -66,8 +66,8 @@ def problems(count):
   ]
 
 
-def sample(name, text, finish="stop"):
-  tokens = tuple(text.encode()) + ((0,) if finish == "stop" else ())
+def sample(name, text, finish="eos"):
+  tokens = tuple(text.encode()) + ((0,) if finish == "eos" else ())
   zeros = (0.0,) * len(tokens)
   return records.Sample(name, text, tokens, zeros, zeros, finish)
 
