@@ -1,12 +1,14 @@
 """Batches as a pure function of (seed, step).
 
 `batches[step]` is the same whatever was read before it and however many
-processes read, so resuming needs the step number and nothing else. Batches
-lie in a `grain.MapDataset`: every epoch has its own shuffle of rows and of
-batches, and its last batch is filled up with empty rows.
+processes read, so resuming needs the step number and nothing else. Every
+epoch has its own order of rows and of batches, and its last batch is filled
+up with empty rows. Batches lie in a `grain.MapDataset`.
 """
 
 import dataclasses
+import functools
+import sys
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -115,18 +117,19 @@ class Batches:
     self.padding_fraction = _padding(
       groups, examples.lengths_N2, batch_size, drop_remainder
     )
-    epoch = _epoch(groups, batch_size, shuffle, seed, drop_remainder)
-    self.steps_per_epoch = len(epoch)
+    self._schedule = _Schedule(
+      groups, batch_size, shuffle, seed, drop_remainder, epochs
+    )
+    self.steps_per_epoch = self._schedule.steps_per_epoch
     if not self.steps_per_epoch:
       raise ValueError(
         f"{len(examples)} examples do not fill one batch of {batch_size}"
       )
-    self._rows = epoch.repeat(epochs)
-    self._dataset = self._rows.map(self._collate)
+    self._dataset = grain.MapDataset.source(self._schedule).map(self._collate)
 
   def __len__(self) -> int:
     """Steps in all; sys.maxsize when epochs are without end."""
-    return len(self._rows)
+    return len(self._schedule)
 
   def __getitem__(self, step: int) -> Batch:
     """This process's rows of the batch at `step`, as numpy arrays."""
@@ -134,8 +137,12 @@ class Batches:
 
   def rows(self, step: int) -> list[np.ndarray]:
     """Which examples lie in each row of the global batch at `step`."""
-    found = list(self._rows[self._checked(step)].rows)
-    return found + [_EMPTY] * (self._batch_size - len(found))
+    batch = self._schedule[self._checked(step)]
+    return self._filled(batch)
+
+  def _filled(self, batch: _Rows) -> list[np.ndarray]:
+    missing = self._batch_size - len(batch.rows)
+    return [*batch.rows, *[_EMPTY] * missing]
 
   def _checked(self, step: int) -> int:
     if not 0 <= step < len(self):
@@ -143,9 +150,9 @@ class Batches:
     return int(step)
 
   def _collate(self, batch: _Rows) -> Batch:
-    rows = [*batch.rows, *[_EMPTY] * (self._batch_size - len(batch.rows))]
+    rows = self._filled(batch)[self._mine]
     return collate(
-      [[self._examples[i] for i in row] for row in rows[self._mine]],
+      [[self._examples[i] for i in row] for row in rows],
       batch.prompt_length,
       batch.target_length,
       self._pad_id,
@@ -165,30 +172,49 @@ class Batches:
       iterator.close()
 
 
-def _epoch(groups, batch_size, shuffle, seed, drop) -> grain.MapDataset:
-  """One epoch's batches; asked beyond its length it gives the later epochs."""
-  # Unrelated streams: seed and seed + 1 would otherwise share their epochs,
-  # because grain adds the epoch to the seed.
-  seeds = np.random.SeedSequence([seed, 1]).generate_state(len(groups) + 1)
-  parts = []
-  for group, group_seed in zip(groups, seeds[1:], strict=True):
-    rows = grain.MapDataset.source(group.rows)
-    if shuffle:
-      rows = rows.shuffle(seed=int(group_seed))
-    parts.append(
-      rows.batch(
-        batch_size,
-        drop_remainder=drop,
-        batch_fn=lambda rows, group=group: _Rows(
-          group.prompt_length, group.target_length, tuple(rows)
-        ),
-      )
+class _Schedule:
+  """The rows of every global batch, step by step.
+
+  grain's own shuffle would do, but takes milliseconds per row where there are
+  only a few rows.
+  """
+
+  def __init__(self, groups, batch_size, shuffle, seed, drop, epochs):
+    self._groups, self._batch_size = groups, batch_size
+    self._shuffle, self._seed = shuffle, seed
+    # (group, first row) of each of an epoch's batches, in order of groups.
+    self._starts = [
+      (g, start)
+      for g, group in enumerate(groups)
+      for start in range(0, len(group.rows), batch_size)
+      if not drop or start + batch_size <= len(group.rows)
+    ]
+    self.steps_per_epoch = len(self._starts)
+    self._length = sys.maxsize if epochs is None else epochs * len(self._starts)
+    self._epoch = functools.lru_cache(2)(self._draw)
+
+  def __len__(self) -> int:
+    return self._length
+
+  def __getitem__(self, step: int) -> _Rows:
+    epoch, step = divmod(int(step), self.steps_per_epoch)
+    batches, orders = self._epoch(epoch)
+    g, start = self._starts[batches[step]]
+    group, rows = self._groups[g], orders[g][start : start + self._batch_size]
+    return _Rows(
+      group.prompt_length,
+      group.target_length,
+      tuple(group.rows[row] for row in rows),
     )
-  parts = [p for p in parts if len(p)]
-  if not parts:
-    return grain.MapDataset.source([])
-  epoch = grain.MapDataset.concatenate(parts)
-  return epoch.shuffle(seed=int(seeds[0])) if shuffle else epoch
+
+  def _draw(self, epoch: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The epoch's order of batches, and of the rows of each group."""
+    sizes = [len(g.rows) for g in self._groups]
+    if not self._shuffle:
+      return np.arange(len(self._starts)), [np.arange(n) for n in sizes]
+    rng = np.random.default_rng([self._seed, epoch, 1])
+    orders = [rng.permutation(n) for n in sizes]
+    return rng.permutation(len(self._starts)), orders
 
 
 def _padding(groups, lengths_N2, batch_size: int, drop: bool) -> float:

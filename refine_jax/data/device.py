@@ -1,7 +1,6 @@
 """From host batches to arrays on a mesh."""
 
 import collections
-import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -33,17 +32,14 @@ def prefetch(
   depth: int = 2,
 ) -> Iterator[Any]:
   """Placed batches; `depth` are on their way while one is being used."""
-  iterator = iter(batches)
   waiting = collections.deque()
   try:
-    for batch in itertools.islice(iterator, depth):
+    for batch in batches:
+      # The next copy starts before the step that uses the oldest.
       waiting.append(place(batch, sharding))
-    while waiting:
-      ready = waiting.popleft()
-      # The next copy starts before the step that uses this one.
-      for batch in itertools.islice(iterator, 1):
-        waiting.append(place(batch, sharding))
-      yield ready
+      if len(waiting) > depth:
+        yield waiting.popleft()
+    yield from waiting
   finally:
-    if hasattr(iterator, "close"):
-      iterator.close()
+    if hasattr(batches, "close"):
+      batches.close()

@@ -9,8 +9,23 @@ import sentencepiece
 
 from refine_jax.data import tokenizer
 
-MODEL_TYPES = ("unigram", "bpe", "char", "word")
+MODEL_TYPES = ("unigram", "bpe", "char")
+KINDS = (*MODEL_TYPES, "word")
 _BYTES = 256
+
+
+def train_tokenizer(
+  texts: Iterable[str],
+  folder: str | pathlib.Path,
+  vocab_size: int,
+  kind: str = "bpe",
+  markers: Sequence[str] = (),
+) -> tokenizer.Tokenizer:
+  """Trains one of KINDS into a folder that `tokenizer.load` reads."""
+  if kind == "word":
+    return train_words(texts, folder, vocab_size, markers)
+  path = pathlib.Path(folder) / "tokenizer.model"
+  return train_sentencepiece(texts, path, vocab_size, kind, markers)
 
 
 def train_sentencepiece(
@@ -44,11 +59,14 @@ def train_sentencepiece(
     ValueError: a wrong model type, or no text.
   """
   if model_type not in MODEL_TYPES:
-    raise ValueError(f"model_type is one of {MODEL_TYPES}, not {model_type!r}")
+    raise ValueError(
+      f"model_type is one of {MODEL_TYPES}, not {model_type!r}; for one id per"
+      " word there is train_words"
+    )
   texts = [t for t in texts if t]
   if not texts:
     raise ValueError("there is no text to train a tokenizer on")
-  splits = model_type in ("unigram", "bpe")
+  splits = model_type != "char"
   if byte_fallback is None:
     alphabet = len(set().union(*texts))
     byte_fallback = splits and vocab_size >= 2 * (_BYTES + alphabet)

@@ -17,7 +17,7 @@ from refine_jax import records
 from refine_jax.data import sources
 
 ROWS = [
-  {"question": f"how many {i} – é?\nline two", "answer": str(i)}
+  {"question": f"how many {i} — é?\nline two", "answer": str(i)}
   for i in range(7)
 ]
 
@@ -260,9 +260,9 @@ def saved(tmp_path_factory):
   folder = tmp_path_factory.mktemp("datasets")
   data = datasets.Dataset.from_list(ROWS)
   data.save_to_disk(str(folder / "one"))
-  datasets.DatasetDict({"train": data, "test": data.select([1, 2])}).save_to_disk(
-    str(folder / "two")
-  )
+  datasets.DatasetDict(
+    {"train": data, "test": data.select([1, 2])}
+  ).save_to_disk(str(folder / "two"))
   return folder
 
 
