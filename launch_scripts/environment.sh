@@ -1,8 +1,9 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: an environment for this checkout.
 #
-# environment EXTRA... makes ${REFINE_JAX_VENV:-<checkout>/.venv} with the
-# package and the named extras installed, unless they already are, and puts it
-# on PATH. A python of your own is used through PYTHON=/path/to/python.
+# environment plain|EXTRA,EXTRA makes ${REFINE_JAX_VENV:-<checkout>/.venv} with
+# the package and the named extras installed, unless they already are, and puts
+# it on PATH. A python of your own is used through PYTHON=/path/to/python.
 
 environment() {
   local top venv python extras stamp want
@@ -20,7 +21,7 @@ sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
     echo "No python >= 3.11 with venv found; set PYTHON=/path/to/one." >&2
     return 1
   fi
-  extras=$(IFS=,; echo "$*")
+  extras=${1#plain}
   want="$(cksum <"$top/setup.py") $top"
   stamp="$venv/.refine_jax-${extras:-plain}"
   if [[ ! -x "$venv/bin/python" ]]; then

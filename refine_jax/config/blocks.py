@@ -1,12 +1,7 @@
-"""Building blocks for config files.
-
-A file under `configs/` imports this module and nothing else, and returns one
-ConfigDict that holds every setting of an experiment: what it shows is what
-runs. One file serves all the binaries of its method; each reads the sections
-it needs. Paths between stages are relative to the stage's workdir.
-"""
+"""Sections that any experiment is put together from."""
 
 import difflib
+import os
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -49,6 +44,11 @@ def _typed(name: str, text: str, default: Any) -> Any:
         f"config argument {name} is of type {kind}, not {text!r}"
       ) from None
   return text
+
+
+def data_folder() -> str:
+  """Where published rows are: REFINE_JAX_DATA, or ./data."""
+  return os.environ.get("REFINE_JAX_DATA") or "data"
 
 
 def task(name: str, **options: Any) -> ConfigDict:
@@ -136,33 +136,23 @@ def optimizer(
   *,
   name: str = "adamw",
   schedule: str = "linear",
-  warmup: int = 0,
+  warmup_steps: int = 0,
+  end_fraction: float = 0.0,
   b1: float = 0.9,
   b2: float = 0.999,
   eps: float = 1e-8,
   weight_decay: float = 0.0,
-  clip: float = 1.0,
-  final_fraction: float = 0.0,
-  moment_dtype: str = "float32",
+  clip_norm: float = 1.0,
+  first_moment_dtype: str = "float32",
   multipliers: dict[str, float] | None = None,
 ) -> ConfigDict:
-  """See `training.optim`; `multipliers` maps path patterns to factors."""
-  return ConfigDict(
-    {
-      "name": name,
-      "learning_rate": learning_rate,
-      "schedule": schedule,
-      "warmup": warmup,
-      "b1": b1,
-      "b2": b2,
-      "eps": eps,
-      "weight_decay": weight_decay,
-      "clip": clip,
-      "final_fraction": final_fraction,
-      "moment_dtype": moment_dtype,
-      "multipliers": tuple((multipliers or {}).items()),
-    }
-  )
+  """See `training.optim`; `multipliers` maps name patterns to factors.
+
+  The schedule ends with the run's last step.
+  """
+  settings = dict(locals())
+  settings["multipliers"] = tuple((multipliers or {}).items())
+  return ConfigDict(settings)
 
 
 def data(
@@ -170,19 +160,18 @@ def data(
   max_prompt: int,
   max_target: int,
   batching: str = "pack",
+  row_tokens: int = 0,
+  buckets: int = 4,
   on_long: str = "drop",
   on_bad_row: str = "stop",
 ) -> ConfigDict:
-  """Lengths in tokens; `batching` is pack, bucket or pad."""
-  return ConfigDict(
-    {
-      "max_prompt": max_prompt,
-      "max_target": max_target,
-      "batching": batching,
-      "on_long": on_long,
-      "on_bad_row": on_bad_row,
-    }
-  )
+  """Lengths in tokens.
+
+  `batching` is pack (rows of `row_tokens` positions, prompt and target
+  together; 0 takes four of the longest examples), bucket (`buckets` static
+  lengths) or pad.
+  """
+  return ConfigDict(dict(locals()))
 
 
 def train(

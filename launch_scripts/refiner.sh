@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# REFINER end to end for a number of seeds, then one table and one page.
+#
+#   bash launch_scripts/refiner.sh [--config=FILE[:ARGS]] [--seeds=N]
+#        [--first_seed=S] [--root=DIR] [--jobs=N] [-- --config.field=value ...]
+#
+# Every stage can be killed; running the same command again goes on.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+top=$(dirname "$here")
+
+config="$top/configs/refiner/snlr.py"
+seeds=1
+first_seed=0
+root="$top/workdir/refiner"
+jobs=2
+while (($#)); do
+  case $1 in
+    --config=*) config=${1#*=} ;;
+    --seeds=*) seeds=${1#*=} ;;
+    --first_seed=*) first_seed=${1#*=} ;;
+    --root=*) root=${1#*=} ;;
+    --jobs=*) jobs=${1#*=} ;;
+    --) shift; break ;;
+    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+    *) echo "refiner.sh: unknown argument $1 (see --help)" >&2; exit 2 ;;
+  esac
+  shift
+done
+overrides=("$@")
+
+# shellcheck source=launch_scripts/environment.sh
+source "$here/environment.sh"
+environment plain
+mkdir -p "$root"
+root=$(cd "$root" && pwd)
+# Programs compiled once serve all stages and seeds.
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$root/.xla}
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
+
+# stage NAME FOLDER [CONFIG ARGUMENT]: one binary in a folder of the seed's run.
+stage() {
+  local spec=$config
+  if (($# > 2)); then
+    if [[ $spec == *.py:* ]]; then spec+=",$3"; else spec+=":$3"; fi
+  fi
+  python -m "refine_jax.stages.$1" --config="$spec" --config.seed="$seed" \
+    --workdir="$run/$2" ${overrides[@]+"${overrides[@]}"}
+}
+
+# Branches that need nothing of each other run side by side, a core each.
+together() {
+  local branch pid failed=0 pids=()
+  if ((jobs == 1)); then
+    for branch in "$@"; do "$branch"; done
+    return
+  fi
+  for branch in "$@"; do
+    XLA_FLAGS="${XLA_FLAGS:-} --xla_cpu_multi_thread_eigen=false" "$branch" &
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
+  return $failed
+}
+
+refiner() {
+  stage make_critic_data critic_data
+  stage train_critic critic
+  stage train_refiner refiner
+}
+# The same generator without a critic: as many updates as the refiner has, and
+# as much compute as refiner and critic together.
+controls() {
+  stage train_generator plain_updates control=updates
+  stage train_generator plain_compute control=compute
+}
+
+for ((seed = first_seed; seed < first_seed + seeds; seed++)); do
+  run="$root/seed$seed"
+  echo "== seed $seed in $run"
+  stage train_tokenizer tokenizer
+  stage train_generator warm_start
+  together refiner controls
+  stage run_refine refine
+done
+python -m refine_jax.stages.make_report --config="$config" \
+  --workdir="$root" ${overrides[@]+"${overrides[@]}"}

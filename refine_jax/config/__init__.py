@@ -1,0 +1,10 @@
+"""Building blocks for config files.
+
+A file under `configs/` imports this package and nothing else, and returns one
+ConfigDict that holds every setting of an experiment: what it shows is what
+runs. One file serves all the binaries of its method; each reads the sections
+it needs. Paths between stages are relative to the stage's workdir.
+"""
+
+from refine_jax.config.blocks import *  # noqa: F403
+from refine_jax.config.refiner import *  # noqa: F403

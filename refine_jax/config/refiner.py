@@ -1,0 +1,469 @@
+"""Experiments in the manner of REFINER (arXiv 2304.01904)."""
+
+from ml_collections import ConfigDict
+
+from refine_jax.config import blocks
+
+
+def arm(
+  critic: str,
+  *,
+  generator: str = "",
+  reviser: str = "",
+  words: str = "own",
+  verdict: str = "own",
+  candidates: int = 1,
+  turns: int = 0,
+  temperature: float = -1.0,
+  noise: float = 0.0,
+  budget_of: str = "",
+  control: bool = False,
+) -> ConfigDict:
+  """One row of a table of refinement runs.
+
+  Args:
+    critic: model, oracle, self (the reviser criticises), none (says nothing
+      and accepts nothing), or vote (self-consistency: no loop at all).
+    generator, reviser: checkpoints of turn 1 and of later turns; empty for
+      the run's own.
+    words: own, shuffled (another problem's), or hidden (the reviser answers
+      the bare question again: rejection without feedback).
+    verdict: own, or oracle (who then decides when to stop).
+    candidates: samples per later turn, the first accepted one is kept.
+    turns: 0 takes the run's.
+    temperature: of later turns; -1 takes the run's.
+    noise: the rate at which feedback is replaced by random words.
+    budget_of: for vote, the arm whose tokens per problem it may spend.
+    control: shown as a control.
+  """
+  return ConfigDict(dict(locals()))
+
+
+def refiner(
+  *,
+  task: ConfigDict,
+  tokenizer: ConfigDict,
+  model: ConfigDict,
+  critic_model: ConfigDict,
+  engine: ConfigDict,
+  data: ConfigDict,
+  critic_data: ConfigDict,
+  completion: ConfigDict,
+  feedback: ConfigDict,
+  warm_start: ConfigDict,
+  train_critic: ConfigDict,
+  train_refiner: ConfigDict,
+  make_critic_data: ConfigDict,
+  rollout: ConfigDict,
+  arms: dict[str, ConfigDict],
+  turns: int,
+  critic_engine: ConfigDict,
+  test_split: str = "test",
+  template: ConfigDict | None = None,
+  rows: int = 0,
+  title: str = "REFINER",
+  subtitle: str = "",
+) -> ConfigDict:
+  """All sections that the binaries of REFINER read.
+
+  The stages of one seed lie side by side: tokenizer, warm_start, critic_data,
+  critic, refiner, refine.
+  """
+  return ConfigDict(
+    {
+      "seed": 0,
+      "task": task,
+      "tokenizer": tokenizer,
+      "template": template or blocks.template(),
+      "mesh": blocks.mesh(),
+      "engine": engine,
+      "model": model,
+      "data": data,
+      "completion": completion,
+      "feedback": feedback,
+      "train_generator": {
+        "examples": "",
+        "split": "train",
+        "eval_split": "dev",
+        "rows": rows,
+        "share": 1.0,
+        "model": model,
+        "train": warm_start,
+      },
+      "make_critic_data": make_critic_data,
+      "train_critic": {
+        "model": critic_model,
+        "critiques": "../critic_data/critiques.jsonl",
+        "engine": critic_engine,
+        "data": critic_data,
+        "train": train_critic,
+      },
+      "train_refiner": {
+        "generator": "../warm_start",
+        "split": "train",
+        "eval_split": "dev",
+        "rows": rows,
+        "rollout": rollout,
+        "critic": "oracle",
+        "critic_path": "../critic",
+        "noise": 0.0,
+        "noise_words": (),
+        "train": train_refiner,
+      },
+      "run_refine": run_refine(
+        arms=arms,
+        turns=turns,
+        split=test_split,
+        critic_engine=critic_engine.copy_and_resolve_references(),
+      ),
+      "export_hf": {"checkpoint": "../refiner", "dtype": "float32"},
+      "make_report": {
+        "title": title,
+        "subtitle": subtitle,
+        "runs": "seed*",
+        "evaluation": "refine",
+        "shown": "trained critic",
+        "command": "bash launch_scripts/refiner.sh",
+        "curves": (
+          (
+            "Exact match on validation problems",
+            ("warm_start", "refiner", "plain_updates", "plain_compute"),
+            "exact",
+          ),
+          ("The critic on validation critiques", ("critic",), "exact"),
+          (
+            "Training loss",
+            ("warm_start", "critic", "refiner"),
+            "loss",
+          ),
+        ),
+      },
+    }
+  )
+
+
+def make_critic_data(
+  *,
+  split: str = "train",
+  rows: int = 0,
+  perturb: bool = True,
+  perturb_rows: int = 0,
+  generator: str = "",
+  temperatures: tuple[float, ...] = (0.0, 0.7),
+  samples: int = 1,
+  positives: float = -1.0,
+  balance: bool = True,
+) -> ConfigDict:
+  """Perturbed golds, and a generator's own errors if one is named.
+
+  `perturb_rows` limits the problems that are perturbed; `positives` is the
+  share of right hypotheses, -1 keeps what there is.
+  """
+  return ConfigDict(dict(locals()))
+
+
+def rollout(
+  *,
+  turns: int = 3,
+  samples: int = 3,
+  choose: str = "random",
+  temperature: float = 1.0,
+  top_k: int = 50,
+  top_p: float = 0.5,
+  first_turn: bool = True,
+  errors_only: bool = False,
+  mask: float = 0.0,
+  mask_rows: float = 1.0,
+  mask_word: str = "_",
+  every: int = 1,
+) -> ConfigDict:
+  """See `methods.refiner.Rollout`; the defaults are the paper's.
+
+  `every` is how many updates one round of sampling serves.
+  """
+  return ConfigDict(dict(locals()))
+
+
+def run_refine(
+  *,
+  arms: dict[str, ConfigDict],
+  turns: int,
+  split: str = "test",
+  rows: tuple[int, int] = (0, 0),
+  generator: str = "../refiner",
+  reviser: str = "../refiner",
+  critic: str = "../critic",
+  temperature: float = 0.0,
+  critic_engine: ConfigDict,
+  noise_words: tuple[str, ...] = (),
+) -> ConfigDict:
+  """Inference over `rows` (first, last; last 0 for all) of a split."""
+  return ConfigDict({**locals(), "only": ()})
+
+
+def standard_arms(**settings) -> dict[str, ConfigDict]:
+  """REFINER and its controls; `settings` go to every arm with a reviser."""
+  return {
+    "without critic": arm("none", turns=1, control=True),
+    "trained critic": arm("model", **settings),
+    "oracle critic": arm("oracle", **settings),
+    "no feedback": arm("none", control=True, **settings),
+    "shuffled feedback": arm(
+      "model", words="shuffled", control=True, **settings
+    ),
+    "random feedback, oracle stop": arm(
+      "oracle", words="shuffled", control=True, **settings
+    ),
+    "rejection without feedback": arm(
+      "model",
+      words="hidden",
+      control=True,
+      **{**settings, "temperature": 0.7},
+    ),
+    "self-consistency": arm(
+      "vote",
+      candidates=16,
+      temperature=0.7,
+      budget_of="trained critic",
+      control=True,
+    ),
+  }
+
+
+def small_refiner(
+  *,
+  task: ConfigDict,
+  tokenizer: ConfigDict,
+  model: ConfigDict,
+  max_prompt: int,
+  max_target: int,
+  max_feedback: int,
+  test_split: str,
+  title: str,
+) -> ConfigDict:
+  """From scratch, for tasks of a few thousand rows; minutes on a CPU.
+
+  The critic and the refiner start from the warm generator; the refiner learns
+  from its own errors only, since small models that also see plain examples
+  learn to ignore feedback.
+  """
+  revision = max_prompt + max_target + max_feedback
+  long = blocks.data(
+    max_prompt=revision, max_target=max_target, batching="bucket"
+  )
+  critic = blocks.data(
+    max_prompt=revision, max_target=max_feedback, batching="bucket"
+  )
+
+  def train(learning_rate, steps, **settings):
+    return blocks.train(
+      steps=steps,
+      batch_size=16,
+      optimizer=blocks.optimizer(
+        learning_rate,
+        schedule="linear",
+        warmup_steps=50,
+        multipliers=_relative_bias(model),
+      ),
+      eval_every=steps // 10,
+      eval_rows=300,
+      **settings,
+    )
+
+  engine = blocks.engine(slots=64, prompt_buckets=(max_prompt, revision))
+  return refiner(
+    task=task,
+    tokenizer=tokenizer,
+    model=model,
+    critic_model=blocks.checkpoint("../warm_start"),
+    engine=engine,
+    critic_engine=blocks.engine(slots=64, prompt_buckets=(revision,)),
+    data=long,
+    critic_data=critic,
+    completion=blocks.sampling(max_tokens=max_target),
+    feedback=blocks.sampling(max_tokens=max_feedback),
+    warm_start=train(1e-3, 3000),
+    train_critic=train(5e-4, 3000),
+    train_refiner=train(5e-4, 1000),
+    make_critic_data=make_critic_data(generator="../warm_start"),
+    rollout=rollout(
+      turns=2,
+      samples=2,
+      choose="wrong",
+      temperature=0.7,
+      top_p=1.0,
+      top_k=0,
+      first_turn=False,
+      errors_only=True,
+      mask=0.3,
+      mask_rows=0.5,
+      every=100,
+    ),
+    arms=standard_arms(generator="../warm_start", candidates=1),
+    turns=3,
+    test_split=test_split,
+    title=title,
+    subtitle="Generator and critic trained from scratch.",
+  )
+
+
+def published_refiner(
+  *,
+  task: ConfigDict,
+  path: str,
+  decoder_only: bool,
+  test_split: str,
+  title: str,
+) -> ConfigDict:
+  """The paper's settings, with pretrained weights.
+
+  Hyper-parameters as in REFINER's appendix and its code: Adam, learning rate
+  1e-4, no warm-up, linear decay, clip 1; 20 epochs with early stopping; source
+  256 and target 50 tokens in training; three turns, three nucleus samples
+  (p = 0.5, k = 50) of which a random one is criticised; greedy inference, one
+  refinement with the trained critic and three with the oracle. The critic is
+  UnifiedQA-base for every task and is only used at inference; training hears
+  the oracle. Warm start on 10 % of the rows.
+  """
+  epochs_of_rows = 3138 * 20  # source: the paper's MWP; batch 8
+  template = blocks.template(
+    generator_end="\nanswer: " if decoder_only else "",
+    critic_end="\nfeedback: " if decoder_only else "",
+  )
+  critic = "allenai/unifiedqa-t5-base"
+
+  def train(steps, **settings):
+    return blocks.train(
+      steps=steps,
+      batch_size=8,
+      optimizer=blocks.optimizer(1e-4, schedule="linear"),
+      eval_every=max(1, steps // 20),
+      patience=20,
+      **settings,
+    )
+
+  data = blocks.data(max_prompt=512, max_target=128)
+  model = blocks.pretrained(path, remat="full", dtype="bfloat16")
+  experiment = refiner(
+    task=task,
+    tokenizer=blocks.tokenizer(path),
+    template=template,
+    model=model,
+    critic_model=blocks.pretrained(
+      path if decoder_only else critic, remat="full", dtype="bfloat16"
+    ),
+    engine=blocks.engine(slots=64, prompt_buckets=(128, 256, 512)),
+    critic_engine=blocks.engine(slots=64, prompt_buckets=(128, 256, 512)),
+    data=data,
+    critic_data=data.copy_and_resolve_references(),
+    completion=blocks.sampling(max_tokens=56),
+    feedback=blocks.sampling(max_tokens=50),
+    warm_start=train(epochs_of_rows // 80),
+    train_critic=train(epochs_of_rows // 8),
+    train_refiner=train(epochs_of_rows // 8),
+    make_critic_data=make_critic_data(generator=""),
+    rollout=rollout(),
+    arms=standard_arms(),
+    turns=2,
+    test_split=test_split,
+    title=title,
+    subtitle="Settings of the paper.",
+  )
+  experiment.train_generator.share = 0.1
+  experiment.run_refine.arms["oracle critic"].turns = 4
+  return experiment
+
+
+def _relative_bias(model: ConfigDict) -> dict[str, float]:
+  """Ten times the rate for T5's position bias: small models start sooner."""
+  return {"relative_bias": 10.0} if model.family == "t5" else {}
+
+
+def continue_instead(experiment: ConfigDict, control: str) -> None:
+  """Turns `train_generator` into a control without a critic.
+
+  `updates`: the warm start goes on for as many updates as the refiner has.
+  `compute`: for as many as refiner and critic have together.
+
+  Raises:
+    ValueError: another control.
+  """
+  if not control:
+    return
+  if control not in ("updates", "compute"):
+    raise ValueError(f"control is updates or compute, not {control!r}")
+  section = experiment.train_generator
+  steps = experiment.train_refiner.train.steps
+  if control == "compute":
+    steps += experiment.train_critic.train.steps
+  section.train.steps = steps
+  section.train.target = 0.0
+  section.model = blocks.checkpoint("../warm_start")
+
+
+def smoke(experiment: ConfigDict) -> ConfigDict:
+  """The same experiment in seconds: tiny models, a few updates and rows."""
+  for section, steps in (
+    ("train_generator", 8),
+    ("train_critic", 6),
+    ("train_refiner", 4),
+  ):
+    train = experiment[section].train
+    train.update(
+      steps=steps,
+      batch_size=4,
+      micro_batches=1,
+      log_every=2,
+      eval_every=4,
+      eval_rows=4,
+      max_seconds=0.0,
+      target=0.0,
+      patience=0,
+    )
+  experiment.train_generator.rows = 64
+  experiment.make_critic_data.update(rows=32, perturb_rows=0)
+  experiment.train_refiner.rows = 32
+  experiment.train_refiner.rollout.every = 2
+  experiment.run_refine.rows = (0, 6)
+  experiment.engine.slots = 8
+  experiment.train_critic.engine.slots = 8
+  experiment.run_refine.critic_engine.slots = 8
+  if experiment.model.family:
+    _shrink(experiment.model.overrides)
+  else:
+    _replace_pretrained(experiment)
+  if experiment.train_critic.model.family:
+    _shrink(experiment.train_critic.model.overrides)
+  return experiment
+
+
+def _shrink(fields: ConfigDict) -> None:
+  wanted = {
+    "width": 16,
+    "head_dim": 8,
+    "heads": 2,
+    "kv_heads": 2,
+    "mlp": 32,
+    "layers": 1,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+  }
+  fields.update({k: v for k, v in wanted.items() if k in fields})
+
+
+def _replace_pretrained(experiment: ConfigDict) -> None:
+  """A smoke test needs no weights: random ones and bytes for tokens."""
+  size = {"width": 16, "heads": 2, "mlp": 32}
+  experiment.model = blocks.t5(encoder_layers=1, decoder_layers=1, **size)
+  experiment.train_critic.model = blocks.t5(
+    encoder_layers=1, decoder_layers=1, **size
+  )
+  experiment.tokenizer = blocks.tokenizer("byte")
+  for data in (experiment.data, experiment.train_critic.data):
+    data.update(max_prompt=1024, max_target=512, batching="bucket")
+  for engine in (
+    experiment.engine,
+    experiment.train_critic.engine,
+    experiment.run_refine.critic_engine,
+  ):
+    engine.prompt_buckets = (1024,)

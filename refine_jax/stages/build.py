@@ -1,0 +1,244 @@
+"""The composition root: config sections become objects.
+
+Every function takes the section it needs; paths in it are relative to the
+stage's workdir.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+from absl import logging
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from refine_jax import records, sharding
+from refine_jax.batch import Params
+from refine_jax.data import batches, device, encode, sources
+from refine_jax.data import tokenizer as tokenizers
+from refine_jax.methods.refine import Template
+from refine_jax.models import families, hf
+from refine_jax.sampling.engine import Engine
+from refine_jax.sampling.settings import Request, Sampling
+from refine_jax.tasks import base as tasks
+from refine_jax.training import checkpoint, optim, state
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A model with what it needs to read and write text.
+
+  Attributes:
+    module: of one of the families; `params` its parameters, placed on `mesh`.
+  """
+
+  module: nn.Module
+  params: Params
+  tokenizer: tokenizers.Tokenizer
+  mesh: jax.sharding.Mesh
+
+  @property
+  def meta(self) -> dict[str, Any]:
+    """What a checkpoint says of itself."""
+    return {
+      "model": families.describe(self.module),
+      "tokenizer": self.tokenizer.state(),
+    }
+
+  def with_params(self, params: Params) -> "Model":
+    return dataclasses.replace(self, params=params)
+
+
+def resolve(path: str, workdir: pathlib.Path) -> pathlib.Path:
+  """A path of a config: absolute, or relative to the workdir."""
+  return pathlib.Path(workdir, path)
+
+
+def task(config: ConfigDict) -> tasks.Task:
+  return tasks.load(config.name, **config.options.to_dict())
+
+
+def problems(
+  task: tasks.Task, split: str, config: ConfigDict, *, rows=(0, None)
+) -> list[records.Problem]:
+  """A split's problems; `rows` is a slice of the usable ones."""
+  found, report = sources.parse(
+    task.source(split), task.problem, on_bad_row=config.on_bad_row
+  )
+  if report.skipped:
+    logging.warning("%s", report)
+  start, stop = rows
+  return found[start:stop]
+
+
+def mesh(config: ConfigDict) -> jax.sharding.Mesh:
+  return sharding.make_mesh(**config.to_dict())
+
+
+def tokenizer(
+  config: ConfigDict, workdir: pathlib.Path, markers: Sequence[str] = ()
+) -> tokenizers.Tokenizer:
+  """The config's tokenizer; says which markers it cannot represent."""
+  path = config.path
+  if path != "byte":
+    local = resolve(path, workdir)
+    path = local if local.exists() or path.startswith(".") else path
+  made = tokenizers.load(path)
+  made.tokens_unknown(markers)
+  return made
+
+
+def fresh_model(
+  config: ConfigDict,
+  tokenizer_config: ConfigDict,
+  mesh: jax.sharding.Mesh,
+  workdir: pathlib.Path,
+  *,
+  seed: int,
+  markers: Sequence[str] = (),
+) -> Model:
+  """The model of a `model` section: a checkpoint, pretrained, or random."""
+  if config.init_from:
+    return load_model(resolve(config.init_from, workdir), mesh)
+  text = tokenizer(tokenizer_config, workdir, markers)
+  if config.path:
+    return _pretrained(config, text, mesh)
+  fields = config.overrides.to_dict()
+  if not fields.get("vocab_size"):
+    fields["vocab_size"] = text.vocab_size
+  module = families.build({"family": config.family, "config": fields})
+  params = state.init_params(
+    module, jax.random.key(seed), mesh, example_batch()
+  )
+  return Model(module, params, text, mesh)
+
+
+def _pretrained(config, text, mesh) -> Model:
+  """A local folder, or a name on the hub, which is then fetched."""
+  folder = pathlib.Path(config.path)
+  if not folder.is_dir():
+    import huggingface_hub
+
+    kinds = ["*.json", "*.safetensors", "*.model"]
+    folder = pathlib.Path(
+      huggingface_hub.snapshot_download(config.path, allow_patterns=kinds)
+    )
+  module, params = hf.load(folder, mesh=mesh, **config.overrides.to_dict())
+  if text.vocab_size > module.config.vocab_size:
+    raise ValueError(
+      f"the tokenizer has {text.vocab_size} ids, the model {folder} only"
+      f" {module.config.vocab_size}"
+    )
+  return Model(module, params, text, mesh)
+
+
+def load_model(path: pathlib.Path, mesh: jax.sharding.Mesh) -> Model:
+  """A model from a checkpoint of ours, or from a Hugging Face folder."""
+  if (path / "config.json").exists() and not (path / "checkpoints").exists():
+    module, params = hf.load(path, mesh=mesh)
+    return Model(module, params, tokenizers.load(path), mesh)
+  meta = checkpoint.read_meta(path)
+  module = families.build(meta["model"])
+  abstract = state.abstract_params(module, example_batch(), mesh)
+  params = checkpoint.load_params(path, abstract)
+  return Model(module, params, tokenizers.from_state(meta["tokenizer"]), mesh)
+
+
+def example_batch() -> Any:
+  return families.example_batch()
+
+
+def optimizer(config: ConfigDict, steps: int):
+  settings = config.to_dict()
+  settings["multipliers"] = dict(settings["multipliers"])
+  return optim.make_optimizer(
+    optim.OptimizerSettings(total_steps=steps, **settings)
+  )
+
+
+def encoded(
+  model: Model,
+  examples: Iterable[records.Example],
+  config: ConfigDict,
+) -> encode.EncodedExamples:
+  """Examples in the ids this model reads; says what was dropped."""
+  decoder_only = not model.module.encoder_decoder
+  made, report = encode.encode_examples(
+    model.tokenizer,
+    examples,
+    max_prompt=config.max_prompt,
+    max_target=config.max_target,
+    bos=decoder_only and model.tokenizer.bos_id is not None,
+    prompt_eos=not decoder_only,
+    on_long=config.on_long,
+  )
+  logging.info("%s", report)
+  if report.dropped or report.cut:
+    print(f"data: {report}", flush=True)
+  return made
+
+
+def make_batches(
+  model: Model,
+  examples: encode.EncodedExamples,
+  config: ConfigDict,
+  *,
+  batch_size: int,
+  seed: int,
+  shuffle: bool = True,
+  epochs: int | None = None,
+) -> batches.Batches:
+  """Batches of this process's rows."""
+  packed = config.batching == "pack"
+  longest = config.max_prompt + config.max_target
+  return batches.Batches(
+    examples,
+    batch_size,
+    pad_id=model.tokenizer.pad_id,
+    mode=config.batching,
+    seed=seed,
+    shuffle=shuffle,
+    epochs=epochs,
+    row_tokens=(config.row_tokens or 4 * longest) if packed else None,
+    buckets=config.buckets,
+    process=(jax.process_index(), jax.process_count()),
+  )
+
+
+def place(batch: Any, mesh: jax.sharding.Mesh) -> Any:
+  return device.place(batch, sharding.of_batch(mesh))
+
+
+def sampling(config: ConfigDict, seed: int = 0) -> Sampling:
+  return Sampling(**config.to_dict(), seed=seed)
+
+
+def at_temperature(sampling: Sampling, temperature: float) -> Sampling:
+  return dataclasses.replace(sampling, temperature=temperature)
+
+
+def engine(model: Model, config: ConfigDict, tokens: int) -> Engine:
+  """An engine for completions of up to `tokens` tokens."""
+  return Engine(
+    model.module,
+    model.tokenizer,
+    mesh=model.mesh,
+    slots=config.slots,
+    prompt_buckets=tuple(config.prompt_buckets),
+    token_buckets=(tokens,),
+  )
+
+
+def proposer(engine: Engine, params: Params, sampling: Sampling):
+  """Requests -> samples, with parameters and settings bound."""
+
+  def propose(requests: Sequence[Request]) -> list[list[records.Sample]]:
+    return engine.generate(params, requests, sampling)
+
+  return propose
+
+
+def template(config: ConfigDict) -> Template:
+  return Template(**config.to_dict())

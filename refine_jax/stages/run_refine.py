@@ -1,0 +1,220 @@
+"""Answers problems turn by turn under a critic, one arm after another.
+
+An arm is a critic with a way of using it; see `config.arm`. Each writes
+<workdir>/<arm>/trajectories.jsonl and summary.json; an arm that is complete
+is not run again.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from refine_jax import records
+from refine_jax.methods import critics, evaluation, refine
+from refine_jax.sampling.settings import Request
+from refine_jax.stages import build, launch
+
+SECTIONS = (
+  "seed",
+  "task",
+  "template",
+  "mesh",
+  "engine",
+  "data",
+  "completion",
+  "feedback",
+  "run_refine",
+)
+
+
+def main(config: ConfigDict, workdir: pathlib.Path) -> str:
+  """Runs every arm.
+
+  1. Read the problems.
+  2. Per arm: build its critic, run the loop, take the task's figures.
+  3. Write trajectories and a summary; print one line per arm.
+  """
+  settings = config.run_refine
+  bench = Bench(config, workdir)
+  names = settings.only or list(settings.arms)
+  for name in names:
+    if name not in settings.arms:
+      raise ValueError(f"no arm {name!r}; there are {list(settings.arms)}")
+    folder = workdir / name
+    if not (folder / "summary.json").exists():
+      bench.run(name, folder)
+    print(_line(name, folder), flush=True)
+  return f"Answered {len(bench.problems)} problems in {len(names)} arms"
+
+
+class Bench:
+  """The problems, and models that several arms share."""
+
+  def __init__(self, config: ConfigDict, workdir: pathlib.Path):
+    settings = config.run_refine
+    self.config, self.workdir, self.settings = config, workdir, settings
+    self.task = build.task(config.task)
+    self.template = build.template(config.template)
+    self.mesh = build.mesh(config.mesh)
+    problems = build.problems(
+      self.task, settings.split, config.data, rows=tuple(settings.rows)
+    )
+    # Every process answers its own share, in global order.
+    self.problems = problems[jax.process_index() :: jax.process_count()]
+    self.by_id = {p.id: p for p in self.problems}
+    self.questions = {p.id: self.task.prompt(p) for p in self.problems}
+    self._models: dict[str, tuple[build.Model, Any]] = {}
+
+  def run(self, name: str, folder: pathlib.Path) -> None:
+    arm = self.settings.arms[name]
+    turns = arm.turns or self.settings.turns
+    if arm.critic == "vote":
+      done, turns = self._vote(arm), 1
+    else:
+      done = self._refine(arm, turns)
+    done = [
+      self._readable(evaluation.with_metrics(self.task, self.by_id, t))
+      for t in done
+    ]
+    index, count = jax.process_index(), jax.process_count()
+    records.write(
+      records.shard(folder / "trajectories.jsonl", index, count), done
+    )
+    summary = evaluation.summary(done, turns=turns, seed=self.config.seed)
+    if arm.critic in ("model", "self"):
+      summary["critic"] = evaluation.critic_report(self.task, self.by_id, done)
+    path = records.shard(folder / "summary.json", index, count)
+    path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+  def _refine(self, arm: ConfigDict, turns: int) -> list[records.Trajectory]:
+    first = arm.generator or self.settings.generator
+    later = arm.reviser or self.settings.reviser
+    revise = self._propose(later, self._sampling(arm))
+    if arm.words == "hidden":
+      revise = self._again(first, arm)
+    return refine.refine(
+      [refine.start(p, self.questions[p.id]) for p in self.problems],
+      propose=self._propose(first, self._greedy()),
+      revise=revise,
+      critic=self._critic(arm, later),
+      template=self.template,
+      turns=turns,
+      candidates=arm.candidates,
+    )
+
+  def _critic(self, arm: ConfigDict, reviser: str) -> refine.Critic:
+    task, seed = self.task, self.config.seed
+    oracle = critics.oracle(task.feedback, self.by_id, task.no_hint)
+    critic = {
+      "oracle": lambda: oracle,
+      "none": lambda: critics.none,
+      "model": lambda: self._model_critic(self.settings.critic),
+      "self": lambda: self._model_critic(reviser),
+    }[arm.critic]()
+    pool = list(self.settings.noise_words) or [task.no_hint]
+    if arm.noise:
+      critic = critics.noisy(critic, rate=arm.noise, pool=pool, seed=seed)
+    if arm.words == "shuffled":
+      critic = critics.shuffled(critic, pool=pool, seed=seed)
+    if arm.verdict == "oracle":
+      critic = critics.verdict_of(oracle, critic)
+    return critic
+
+  def _model_critic(self, path: str) -> refine.Critic:
+    sampling = build.sampling(self.config.feedback, self.config.seed)
+    generate = self._propose(path, sampling, critic=True)
+    return critics.model(generate, self.template, self.task.no_hint)
+
+  def _again(self, path: str, arm: ConfigDict) -> refine.Proposer:
+    """Answers the bare question anew, whatever the prompt would have said."""
+    propose = self._propose(path, self._sampling(arm))
+
+    def revise(requests):
+      bare = [
+        dataclasses.replace(
+          r, prompt=self.template.first(self.questions[_problem_of(r)])
+        )
+        for r in requests
+      ]
+      return propose(bare)
+
+    return revise
+
+  def _vote(self, arm: ConfigDict) -> list[records.Trajectory]:
+    """Self-consistency with as many tokens as another arm used on average."""
+    path = self.workdir / arm.budget_of / "summary.json"
+    budget = json.loads(path.read_text())["tokens_per_problem"]
+    propose = self._propose(
+      arm.generator or self.settings.generator, self._sampling(arm)
+    )
+    requests = [
+      Request(
+        f"{p.id}/vote",
+        self.template.first(self.questions[p.id]),
+        n=arm.candidates,
+      )
+      for p in self.problems
+    ]
+    done = []
+    for problem, samples in zip(self.problems, propose(requests), strict=True):
+      text, spent = evaluation.self_consistency(self.task, samples, budget)
+      turn = records.Turn(hypothesis=text, spent=spent)
+      start = refine.start(problem, self.questions[problem.id])
+      done.append(dataclasses.replace(start, turns=(turn,)))
+    return done
+
+  def _propose(self, path: str, sampling, *, critic=False) -> refine.Proposer:
+    model, engines = self._model(path)
+    section = self.settings.critic_engine if critic else self.config.engine
+    length = (
+      self.config.feedback if critic else self.config.completion
+    ).max_tokens
+    if length not in engines:
+      engines[length] = build.engine(model, section, length)
+    return build.proposer(engines[length], model.params, sampling)
+
+  def _model(self, path: str):
+    if path not in self._models:
+      where = build.resolve(path, self.workdir)
+      self._models[path] = (build.load_model(where, self.mesh), {})
+    return self._models[path]
+
+  def _greedy(self):
+    sampling = build.sampling(self.config.completion, self.config.seed)
+    return build.at_temperature(sampling, 0.0)
+
+  def _sampling(self, arm: ConfigDict):
+    sampling = build.sampling(self.config.completion, self.config.seed)
+    wanted = self.settings.temperature
+    if arm.temperature >= 0:
+      wanted = arm.temperature
+    return build.at_temperature(sampling, wanted)
+
+  def _readable(self, trajectory: records.Trajectory) -> records.Trajectory:
+    """With what a person would want to read beside what the model read."""
+    problem = self.by_id[trajectory.problem]
+    meta = {"question": problem.question, "gold": problem.gold}
+    return dataclasses.replace(
+      trajectory, gold=self.task.target(problem), meta=meta
+    )
+
+
+def _problem_of(request: Request) -> str:
+  return request.id.rpartition("/t")[0]
+
+
+def _line(name: str, folder: pathlib.Path) -> str:
+  files = records.shards(folder / "summary.json")
+  summary = json.loads(files[0].read_text())
+  turns = [f"{t[summary['metric']]['mean']:.1f}" for t in summary["turns"]]
+  tokens = np.round(summary["tokens_per_problem"], 1)
+  return f"{name}: {' -> '.join(turns)} % ({tokens} tokens per problem)"
+
+
+if __name__ == "__main__":
+  launch.run(main, SECTIONS)
