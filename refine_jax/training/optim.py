@@ -200,7 +200,8 @@ def _scale_by_name(
   def init(params):
     names = [name_of(path) for path, _ in jax.tree.leaves_with_path(params)]
     for pattern in multipliers:
-      if not any(re.search(pattern, name) for name in names):
+      # optax itself inits with a placeholder that has no names.
+      if names and not any(re.search(pattern, name) for name in names):
         raise ValueError(
           f"multipliers: {pattern!r} finds no parameter; there are {names}"
         )

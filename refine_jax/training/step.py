@@ -41,11 +41,11 @@ class Counts:
   target_target: jax.Array
 
 
-def counts(batch: Any) -> Counts:
-  """Counts over every Batch that a pytree holds."""
+def counts(batch: Any) -> Counts | None:
+  """Counts over every Batch that a pytree holds; None if it holds none."""
   leaves = jax.tree.leaves(batch, is_leaf=lambda x: isinstance(x, Batch))
   found = [_counts(x) for x in leaves if isinstance(x, Batch)]
-  return jax.tree.map(lambda *x: sum(x), *found)
+  return jax.tree.map(lambda *x: sum(x), *found) if found else None
 
 
 def _counts(batch: Batch) -> Counts:
