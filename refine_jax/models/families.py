@@ -55,6 +55,7 @@ class Family:
       what is missing and ValueError for what the family does not do.
     to_hf: config -> config.json.
     tensors: config -> every parameter.
+    prefix: of tensor names; folders saved without a head lack it.
     repeated: tensors that repeat a tied one, unless the table wants them.
     ignored: patterns of names of tensors that hold no parameter.
   """
@@ -66,6 +67,7 @@ class Family:
   from_hf: Callable[[Mapping[str, Any]], dict[str, Any]]
   to_hf: Callable[[Any], dict[str, Any]]
   tensors: Callable[[Any], tuple[Tensor, ...]]
+  prefix: str = ""
   repeated: tuple[str, ...] = ()
   ignored: tuple[str, ...] = ()
 

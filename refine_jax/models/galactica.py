@@ -217,5 +217,6 @@ FAMILY = Family(
   from_hf=_from_hf,
   to_hf=_to_hf,
   tensors=_tensors,
+  prefix="model.",
   repeated=("lm_head.weight",),
 )

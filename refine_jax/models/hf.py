@@ -148,25 +148,25 @@ class _Files:
 
   def __init__(self, folder, family: Family, stack: contextlib.ExitStack):
     self.folder = folder
-    self._handles = {}
+    self._found = {}
     for path in _weight_files(folder):
       handle = stack.enter_context(safetensors.safe_open(path, "np"))
       for name in handle.keys():  # noqa: SIM118, not a mapping
         if not any(re.search(pattern, name) for pattern in family.ignored):
-          self._handles[name] = (handle, path)
+          self._found[name] = (handle, name, path)
+    prefix = family.prefix
+    if prefix and not any(name.startswith(prefix) for name in self._found):
+      self._found = {prefix + name: at for name, at in self._found.items()}
 
   def names(self):
-    return self._handles.keys()
+    return self._found.keys()
 
   def path(self, name: str) -> pathlib.Path:
-    return self._handles[name][1]
+    return self._found[name][2]
 
   def slice(self, name: str):
-    return self._handles[name][0].get_slice(name)
-
-  def strip(self, prefix: str) -> None:
-    """Adds a prefix that folders of headless models lack."""
-    self._handles = {prefix + k: v for k, v in self._handles.items()}
+    handle, name_there, _ = self._found[name]
+    return handle.get_slice(name_there)
 
 
 def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -211,10 +211,6 @@ def _check(files: _Files, table, abstract, family: Family) -> None:
     source = table[_join(path)]
     for name in _names(source, leaf.shape):
       expected[name] = _their_shape(source, leaf.shape)
-  bare = {name.partition(".")[2] for name in expected}
-  if not files.names() & expected.keys() and files.names() & bare:
-    (prefix,) = {n.partition(".")[0] for n in expected if n.count(".") > 1}
-    files.strip(prefix + ".")
   for name, shape in expected.items():
     if name not in files.names():
       raise BadFolder(f"{files.folder}: tensor {name} is missing")
@@ -345,14 +341,23 @@ def _fetch(entries, flat, dtype) -> Iterator[tuple[str, np.ndarray]]:
   for name, source, layer in entries:
     leaf = flat[source.path]
     shape = _their_shape(source, leaf.shape)
-    leaf = leaf if layer is None else leaf[layer]
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-      leaf = multihost_utils.process_allgather(leaf, tiled=True)
-    ours = np.asarray(leaf)
+    ours = _to_host(leaf, layer)
     if source.inputs:
       n = source.inputs
       ours = ours.transpose([*range(n, ours.ndim), *range(n)])
     yield name, np.ascontiguousarray(ours.reshape(shape).astype(dtype))
+
+
+def _to_host(leaf: Any, layer: int | None) -> np.ndarray:
+  """One layer of a parameter, or all of an unstacked one."""
+  if isinstance(leaf, jax.Array):
+    (device, *more) = leaf.sharding.device_set
+    if device.platform == "cpu" and not more:
+      leaf = np.asarray(leaf)  # a view
+  leaf = leaf if layer is None else leaf[layer]
+  if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+    leaf = multihost_utils.process_allgather(leaf, tiled=True)
+  return np.asarray(leaf)
 
 
 def _write_index(folder, plan, flat, itemsize) -> None:

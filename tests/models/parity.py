@@ -103,13 +103,13 @@ def continuation(module, params, prompt_BP, lengths_B, steps):
   return tokens_TB.T
 
 
-def check_logits_and_gradients(model, module, params, folder, tmp_path):
+def check_logits_and_gradients(model, module, params, tmp_path):
   """Gradients are compared through `hf.save`, so names and layouts count."""
   rows = batch(module.config.vocab_size)
   logits_BTV, gradient = both(module, params, rows)
   expected = torch_logits(model, rows)
   for i, theirs in enumerate(expected):
-    ours = np.asarray(logits_BTV[i][rows.target_mask_BT[i]])
+    ours = np.asarray(logits_BTV)[i][rows.target_mask_BT[i]]
     np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=TOLERANCE)
   model.zero_grad()
   torch_loss(model, rows).backward()
@@ -131,6 +131,7 @@ def check_continuation(model, module, params, steps=64):
   for i, length in enumerate(lengths_B):
     prompt_BP[i, :length] = _row(rows, i)[0]
   ours = continuation(module, params, prompt_BP, lengths_B, steps)
+  ours = np.asarray(ours)
   for i, length in enumerate(lengths_B):
     theirs = model.generate(
       torch.tensor(prompt_BP[None, i, :length].astype(np.int64)),
@@ -146,14 +147,18 @@ def check_continuation(model, module, params, steps=64):
 
 def check_export(model_class, module, params, tmp_path):
   """Written by us in several files, read by transformers: the same logits."""
-  params = jax.tree.map(lambda x: x * 1.1, params)
+  params = jax.tree.map(
+    # Placed as before, so that nothing is compiled again.
+    lambda x: jax.device_put(np.asarray(x) * np.float32(1.1), x.sharding),
+    params,
+  )
   hf.save(tmp_path / "export", module, params, shard_bytes=20_000)
   model, info = model_class.from_pretrained(
     tmp_path / "export", output_loading_info=True
   )
   assert not any(info.values()), info
   rows = batch(module.config.vocab_size)
-  ours, _ = both(module, params, rows)
+  ours = np.asarray(both(module, params, rows)[0])
   for i, theirs in enumerate(torch_logits(model.eval(), rows)):
     np.testing.assert_allclose(
       ours[i][rows.target_mask_BT[i]], theirs.detach().numpy(), atol=TOLERANCE
