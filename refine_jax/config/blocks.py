@@ -51,6 +51,11 @@ def data_folder() -> str:
   return os.environ.get("REFINE_JAX_DATA") or "data"
 
 
+def has_published_rows(folder: str, file: str) -> bool:
+  """Whether a published file is there to be read."""
+  return os.path.exists(os.path.join(folder, file))
+
+
 def task(name: str, **options: Any) -> ConfigDict:
   """A task by the name of its file, or `package.module:Class`."""
   return ConfigDict({"name": name, "options": options})

@@ -58,6 +58,8 @@ def refiner(
   arms: dict[str, ConfigDict],
   turns: int,
   critic_engine: ConfigDict,
+  train_split: str = "train",
+  eval_split: str = "dev",
   test_split: str = "test",
   template: ConfigDict | None = None,
   rows: int = 0,
@@ -83,8 +85,8 @@ def refiner(
       "feedback": feedback,
       "train_generator": {
         "examples": "",
-        "split": "train",
-        "eval_split": "dev",
+        "split": train_split,
+        "eval_split": eval_split,
         "rows": rows,
         "share": 1.0,
         "model": model,
@@ -100,8 +102,8 @@ def refiner(
       },
       "train_refiner": {
         "generator": "../warm_start",
-        "split": "train",
-        "eval_split": "dev",
+        "split": train_split,
+        "eval_split": eval_split,
         "rows": rows,
         "rollout": rollout,
         "critic": "oracle",
@@ -128,9 +130,9 @@ def refiner(
           (
             "Exact match on validation problems",
             ("warm_start", "refiner", "plain_updates", "plain_compute"),
-            "exact",
+            "eval/exact",
           ),
-          ("The critic on validation critiques", ("critic",), "exact"),
+          ("The critic on validation critiques", ("critic",), "eval/exact"),
           (
             "Training loss",
             ("warm_start", "critic", "refiner"),
@@ -197,8 +199,12 @@ def run_refine(
   critic_engine: ConfigDict,
   noise_words: tuple[str, ...] = (),
 ) -> ConfigDict:
-  """Inference over `rows` (first, last; last 0 for all) of a split."""
-  return ConfigDict({**locals(), "only": ()})
+  """Inference over `rows` (first, last; last 0 for all) of a split.
+
+  Arms run in the order given (a ConfigDict would sort them); `only` names
+  some of them.
+  """
+  return ConfigDict({**locals(), "order": tuple(arms), "only": ()})
 
 
 def standard_arms(**settings) -> dict[str, ConfigDict]:
@@ -312,8 +318,10 @@ def published_refiner(
   task: ConfigDict,
   path: str,
   decoder_only: bool,
-  test_split: str,
   title: str,
+  train_split: str = "train",
+  eval_split: str = "dev",
+  test_split: str = "test",
 ) -> ConfigDict:
   """The paper's settings, with pretrained weights.
 
@@ -361,10 +369,12 @@ def published_refiner(
     warm_start=train(epochs_of_rows // 80),
     train_critic=train(epochs_of_rows // 8),
     train_refiner=train(epochs_of_rows // 8),
-    make_critic_data=make_critic_data(generator=""),
+    make_critic_data=make_critic_data(split=train_split),
     rollout=rollout(),
     arms=standard_arms(),
     turns=2,
+    train_split=train_split,
+    eval_split=eval_split,
     test_split=test_split,
     title=title,
     subtitle="Settings of the paper.",

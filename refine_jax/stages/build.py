@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
-from absl import logging
+import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
 from refine_jax import records, sharding
-from refine_jax.batch import Params
+from refine_jax.batch import Batch, Params
 from refine_jax.data import batches, device, encode, sources
 from refine_jax.data import tokenizer as tokenizers
 from refine_jax.methods.refine import Template
@@ -68,7 +68,7 @@ def problems(
     task.source(split), task.problem, on_bad_row=config.on_bad_row
   )
   if report.skipped:
-    logging.warning("%s", report)
+    print(f"data: {report}", flush=True)
   start, stop = rows
   return found[start:stop]
 
@@ -146,8 +146,10 @@ def load_model(path: pathlib.Path, mesh: jax.sharding.Mesh) -> Model:
   return Model(module, params, tokenizers.from_state(meta["tokenizer"]), mesh)
 
 
-def example_batch() -> Any:
-  return families.example_batch()
+def example_batch() -> Batch:
+  """The least a model can look at: only its shapes matter."""
+  ids, mask = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
+  return Batch(ids, mask, ids, mask, mask)
 
 
 def optimizer(config: ConfigDict, steps: int):
@@ -174,7 +176,6 @@ def encoded(
     prompt_eos=not decoder_only,
     on_long=config.on_long,
   )
-  logging.info("%s", report)
   if report.dropped or report.cut:
     print(f"data: {report}", flush=True)
   return made
@@ -209,6 +210,14 @@ def make_batches(
 
 def place(batch: Any, mesh: jax.sharding.Mesh) -> Any:
   return device.place(batch, sharding.of_batch(mesh))
+
+
+def place_turns(batch: Any, mesh: jax.sharding.Mesh) -> Any:
+  """Places `[turns, rows, ...]`: rows over the batch axes."""
+  where = jax.sharding.NamedSharding(
+    mesh, jax.sharding.PartitionSpec(None, sharding.RULES["batch"])
+  )
+  return device.place(batch, where)
 
 
 def sampling(config: ConfigDict, seed: int = 0) -> Sampling:

@@ -4,8 +4,6 @@
         --workdir=... [--config.field=value ...]
 """
 
-import contextlib
-import difflib
 import importlib.util
 import os
 import pathlib
@@ -25,6 +23,15 @@ from refine_jax.training import workdir as workdirs
 # A stage's `main`: does the work and returns one line saying what it made.
 Main = Callable[[ConfigDict, pathlib.Path], str]
 
+# What may change between two starts in one workdir: it changes no result.
+FREE = (
+  "run_refine.only",
+  *(
+    f"{stage}.train.{field}"
+    for stage in ("train_generator", "train_critic", "train_refiner")
+    for field in ("log_every", "profile_steps")
+  ),
+)
 # What a user can mend; told in one line, without a traceback.
 USER_ERRORS = (
   records.BadRow,
@@ -64,31 +71,25 @@ def run(main: Main, sections: Sequence[str]) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-  """absl's parser, with a suggestion for a mistyped config field."""
+  """absl's parser; whatever is wrong with a flag is told in one line."""
   try:
-    return app.parse_flags_with_usage(argv)
-  except AttributeError as error:
-    sys.exit(f"error: {_suggest(str(error), argv)}")
-  except (TypeError, ValueError, FileNotFoundError) as error:
-    sys.exit(f"error: {error}")
+    return flags.FLAGS(argv)
+  except (
+    flags.Error,
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+    FileNotFoundError,
+  ) as error:
+    text = error.args[0] if isinstance(error, KeyError) else str(error)
+    sys.exit(f"error: {_first_cause(text)}")
 
 
-def _suggest(message: str, argv: list[str]) -> str:
-  match = re.search(r"[\"'](\w+)[\"']", message)
-  if not match:
-    return message
-  with contextlib.suppress(Exception):
-    config = _config_of(argv)
-    names = sorted({n for path in _fields(config) for n in path.split(".")})
-    if close := difflib.get_close_matches(match[1], names, 1):
-      return f"no config field {match[1]!r}; did you mean {close[0]!r}?"
-  return message
-
-
-def _config_of(argv: list[str]) -> ConfigDict:
-  """The config named on the command line, without any overrides."""
-  spec = next(a.split("=", 1)[1] for a in argv if a.startswith("--config="))
-  return load_config(spec)
+def _first_cause(message: str) -> str:
+  """The last line of a config file's traceback, else the message itself."""
+  found = re.findall(r"^\s*(?:[\w.]+\.)?\w+(?:Error|Row): (.*)$", message, re.M)
+  return found[-1] if found else message.strip()
 
 
 def load_config(spec: str) -> ConfigDict:
@@ -100,28 +101,20 @@ def load_config(spec: str) -> ConfigDict:
   return module.get_config(text)
 
 
-def _fields(config: ConfigDict, prefix: str = "") -> list[str]:
-  names = []
-  for key, value in config.items():
-    names.append(prefix + key)
-    if isinstance(value, ConfigDict):
-      names.extend(_fields(value, f"{prefix}{key}."))
-  return names
-
-
 def _start(main: Main, sections: Sequence[str], argv: list[str]) -> None:
   if argv[1:]:
     sys.exit(f"error: unexpected arguments {argv[1:]}")
   values = flags.FLAGS
-  absl_logging.set_verbosity(absl_logging.WARNING)
+  # Orbax warns of files it does not need; our own words are printed.
+  absl_logging.set_verbosity(absl_logging.ERROR)
   if values.distributed:
     jax.distributed.initialize()
   config, workdir = values.config, pathlib.Path(values.workdir)
   try:
-    read = {name: config.to_dict()[name] for name in sections}
+    sections_read = {name: config.to_dict()[name] for name in sections}
     if jax.process_index() == 0:
       workdir.mkdir(parents=True, exist_ok=True)
-      workdirs.guard(workdir, read)
+      workdirs.claim(workdir, sections_read, free=FREE)
     line = main(config, workdir)
   except USER_ERRORS as error:
     sys.exit(f"error: {error}")
@@ -129,7 +122,7 @@ def _start(main: Main, sections: Sequence[str], argv: list[str]) -> None:
     sys.exit(130)
   except OSError as error:
     if error.errno is None:
-      raise
+      sys.exit(f"error: {error}")
     sys.exit(f"error: {os.strerror(error.errno)}: {error.filename or error}")
   if jax.process_index() == 0:
     print(line, flush=True)

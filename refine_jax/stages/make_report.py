@@ -69,8 +69,8 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   if not runs:
     raise FileNotFoundError(f"no runs at {workdir / settings.runs}")
   arms = [
-    _arm(name, arm.control, runs, settings.evaluation)
-    for name, arm in config.run_refine.arms.items()
+    _arm(name, config.run_refine.arms[name].control, runs, settings.evaluation)
+    for name in config.run_refine.order
   ]
   text = _table(arms, len(runs))
   (workdir / "report.md").write_text(text, encoding="utf-8")

@@ -41,10 +41,10 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   """
   settings = config.run_refine
   bench = Bench(config, workdir)
-  names = settings.only or list(settings.arms)
+  names = settings.only or settings.order
   for name in names:
     if name not in settings.arms:
-      raise ValueError(f"no arm {name!r}; there are {list(settings.arms)}")
+      raise ValueError(f"no arm {name!r}; there are {list(settings.order)}")
     folder = workdir / name
     if not (folder / "summary.json").exists():
       bench.run(name, folder)
@@ -62,7 +62,10 @@ class Bench:
     self.template = build.template(config.template)
     self.mesh = build.mesh(config.mesh)
     problems = build.problems(
-      self.task, settings.split, config.data, rows=tuple(settings.rows)
+      self.task,
+      settings.split,
+      config.data,
+      rows=(settings.rows[0], settings.rows[1] or None),
     )
     # Every process answers its own share, in global order.
     self.problems = problems[jax.process_index() :: jax.process_count()]

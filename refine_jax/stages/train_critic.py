@@ -54,7 +54,6 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
     settings.data,
     settings.train,
     workdir=workdir,
-    seed=config.seed,
     validate=supervised.criticising(
       task, template, held_out, engine, build.sampling(config.feedback)
     ),

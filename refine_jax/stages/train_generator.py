@@ -20,7 +20,6 @@ SECTIONS = (
   "template",
   "mesh",
   "engine",
-  "model",
   "data",
   "completion",
   "train_generator",
@@ -39,7 +38,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   template = build.template(config.template)
   mesh = build.mesh(config.mesh)
   model = build.fresh_model(
-    settings.model if "model" in settings else config.model,
+    settings.model,
     config.tokenizer,
     mesh,
     workdir,
@@ -54,7 +53,6 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
     config.data,
     settings.train,
     workdir=workdir,
-    seed=config.seed,
     validate=validate,
     config=config,
   )
@@ -69,6 +67,7 @@ def read_examples(
     return list(records.read(records.Example, path))
   stop = settings.rows or None
   problems = build.problems(task, settings.split, config.data, rows=(0, stop))
+  problems = problems[: max(1, round(settings.share * len(problems)))]
   return [
     records.Example(
       id=problem.id,

@@ -1,0 +1,150 @@
+"""REFINER on synthetic natural-language reasoning, the main job.
+
+    --config=configs/refiner/snlr.py[:size=small|base|large,model=t5|flan|llama]
+
+`small` trains generator and critic from scratch on generated rows in compact
+words, within minutes on two CPU cores; `base` and `large` are the paper's,
+with pretrained weights, on the published rows. With published rows at hand
+(`path=`, or REFINE_JAX_DATA) the small one is tested on rows 1,000 to 5,000 of
+the published validation file; without, on generated ones.
+"""
+
+from refine_jax import config
+
+PRETRAINED = {
+  ("t5", "base"): "allenai/unifiedqa-t5-base",
+  ("t5", "large"): "allenai/unifiedqa-t5-large",
+  ("flan", "base"): "google/flan-t5-base",
+  ("flan", "large"): "google/flan-t5-large",
+  ("llama", "base"): "meta-llama/Llama-3.2-1B",
+  ("llama", "large"): "meta-llama/Llama-3.2-3B",
+}
+
+
+def get_config(text=""):
+  args = config.arguments(
+    text,
+    model="t5",
+    size="small",
+    difficulty="hard",
+    path=config.data_folder(),
+    control="",
+    smoke=False,
+  )
+  if args.size == "small":
+    experiment = _small(args)
+  else:
+    experiment = config.published_refiner(
+      task=config.task("snlr", path=args.path, difficulty=args.difficulty),
+      path=PRETRAINED[args.model, args.size],
+      decoder_only=args.model == "llama",
+      train_split="published_train",
+      eval_split="published_dev",
+      test_split="published_test",
+      title="REFINER on synthetic reasoning",
+    )
+  config.continue_instead(experiment, args.control)
+  return config.smoke(experiment) if args.smoke else experiment
+
+
+def _model(args, width, encoder_layers, decoder_layers):
+  sizes = {"width": width, "heads": 4, "mlp": 2 * width}
+  if args.model == "llama":
+    layers = encoder_layers + decoder_layers
+    return config.llama(layers=layers, max_length=256, **sizes)
+  return config.t5(
+    encoder_layers=encoder_layers,
+    decoder_layers=decoder_layers,
+    gated=False,
+    unroll=8,
+    init_local_slope=True,
+    init_tie_qk=True,
+    **sizes,
+  )
+
+
+def _train(args, learning_rate, steps, **settings):
+  bias = {"relative_bias": 10.0} if args.model == "t5" else None
+  return config.train(
+    steps=steps,
+    optimizer=config.optimizer(
+      learning_rate, schedule="constant", warmup_steps=20, multipliers=bias
+    ),
+    **{"batch_size": 16, "eval_every": 250, "eval_rows": 500, **settings},
+  )
+
+
+def _small(args):
+  published = config.has_published_rows(args.path, "refiner/srn/srn_val.json")
+  task = config.task(
+    "snlr",
+    form="compact",
+    detail="rule",
+    difficulty=args.difficulty,
+    path=args.path if published else None,
+    curriculum=0.7,
+    size=60_000,
+  )
+  lengths = {"batching": "pad", "max_target": 24}
+  data = config.data(max_prompt=96, **lengths)
+  engine = config.engine(slots=256, prompt_buckets=(48, 96))
+  experiment = config.refiner(
+    task=task,
+    tokenizer=config.tokenizer(
+      "../tokenizer/tokenizer", model_type="words", vocab_size=200, texts=2000
+    ),
+    template=config.template(hypothesis="answer:", feedback="feedback:"),
+    model=_model(args, 64, 3, 1),
+    critic_model=config.checkpoint("../warm_start"),
+    engine=engine,
+    critic_engine=config.engine(slots=256, prompt_buckets=(96,)),
+    data=data,
+    critic_data=data.copy_and_resolve_references(),
+    completion=config.sampling(max_tokens=24),
+    feedback=config.sampling(max_tokens=8),
+    warm_start=_train(args, 2e-3, 4000, target=50.0),
+    train_critic=_train(args, 2e-3, 4000),
+    train_refiner=_train(args, 1e-3, 2000),
+    make_critic_data=config.make_critic_data(
+      generator="../warm_start",
+      rows=16_000,
+      perturb_rows=8_000,
+      temperatures=(0.0, 0.7),
+    ),
+    rollout=config.rollout(
+      turns=2,
+      samples=2,
+      choose="wrong",
+      temperature=0.7,
+      top_k=0,
+      top_p=1.0,
+      first_turn=False,
+      errors_only=True,
+      mask=1.0,
+      mask_rows=0.6,
+      every=500,
+    ),
+    arms=_arms(),
+    turns=3,
+    test_split="published_test" if published else "test",
+    title="REFINER on synthetic reasoning",
+    subtitle=(
+      "A generator and a critic trained from scratch; strict exact match of"
+      " all steps and the conclusion."
+    ),
+  )
+  return experiment
+
+
+def _arms():
+  arms = config.standard_arms(generator="../warm_start", candidates=4)
+  plain = {"turns": 1, "control": True}
+  return {
+    **arms,
+    "plain training, the refiner's updates": config.arm(
+      "none", generator="../plain_updates", **plain
+    ),
+    "plain training, the same compute": config.arm(
+      "none", generator="../plain_compute", **plain
+    ),
+  }

@@ -1,0 +1,182 @@
+"""What the supervised stages share: a run of `training.fit` and validation."""
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from refine_jax import records
+from refine_jax.batch import Params
+from refine_jax.data.encode import EncodedExamples
+from refine_jax.methods import evaluation
+from refine_jax.methods.refine import Template
+from refine_jax.sampling.engine import Engine
+from refine_jax.sampling.settings import Request, Sampling
+from refine_jax.stages import build
+from refine_jax.tasks.base import Task
+from refine_jax.training import fit as fitting
+from refine_jax.training import flops, hooks, state
+from refine_jax.training.checkpoint import Checkpointer, Goal
+from refine_jax.training.loss import LossFn, supervised_loss
+from refine_jax.training.metrics import Meter, Writer
+from refine_jax.training.step import TrainStep, make_train_step
+
+# Parameters -> figures, in percent where they are shares.
+Validate = Callable[[Params], Mapping[str, float]]
+
+
+def run(
+  model: build.Model,
+  examples: EncodedExamples,
+  data: ConfigDict,
+  train: ConfigDict,
+  *,
+  workdir: pathlib.Path,
+  config: ConfigDict,
+  validate: Validate,
+) -> str:
+  """Trains on examples, resuming what the workdir holds; says how it ended."""
+  batches = build.make_batches(
+    model, examples, data, batch_size=train.batch_size, seed=config.seed
+  )
+  optimizer, _ = build.optimizer(train.optimizer, train.steps)
+  step = make_train_step(
+    loss_function(model, train), optimizer, micro_batches=train.micro_batches
+  )
+  return fit(
+    model,
+    step,
+    lambda number: build.place(batches[number], model.mesh),
+    train,
+    workdir=workdir,
+    config=config,
+    validate=validate,
+  )
+
+
+def loss_function(model: build.Model, train: ConfigDict) -> LossFn:
+  return supervised_loss(
+    model.module,
+    chunk=train.xent_chunk,
+    label_smoothing=train.label_smoothing,
+    reduction=train.reduction,
+  )
+
+
+def fit(
+  model: build.Model,
+  step: TrainStep,
+  batches: Callable[[int], Any],
+  train: ConfigDict,
+  *,
+  workdir: pathlib.Path,
+  config: ConfigDict,
+  validate: Validate,
+) -> str:
+  """`training.fit` under a `train` section."""
+  optimizer, schedule = build.optimizer(train.optimizer, train.steps)
+  goal = Goal(train.best_metric, train.best_mode)
+  with (
+    Checkpointer(workdir, keep=train.keep_last, goal=goal) as checkpointer,
+    Writer(workdir, total=train.steps) as writer,
+  ):
+    fitted = fitting.fit(
+      state.state_of(model.params, optimizer),
+      step,
+      batches,
+      steps=train.steps,
+      rng=jax.random.key(config.seed),
+      eval_fn=validate,
+      eval_every=train.eval_every,
+      stopping=hooks.Stopping(
+        patience=train.patience or None,
+        target=train.target or None,
+        max_seconds=train.max_seconds or None,
+      ),
+      checkpointer=checkpointer,
+      meta={**model.meta, "config": config.to_dict()},
+      writer=writer,
+      log_every=train.log_every,
+      schedule=schedule,
+      meter=_meter(model),
+      profile=tuple(train.profile_steps) or None,
+      profile_dir=workdir / "profile",
+    )
+  best = "nothing" if fitted.best is None else f"{fitted.best:.1f}"
+  return (
+    f"Wrote {workdir}/checkpoints: best {train.best_metric} {best} at update"
+    f" {fitted.best_step} of {int(fitted.state.step)} (stopped by"
+    f" {fitted.stopped}, {fitted.seconds:.0f} s)"
+  )
+
+
+def _meter(model: build.Model) -> Meter:
+  peak = flops.peak(jax.devices()[0].device_kind)
+  if peak is None:
+    return Meter()
+  sizes = model.module.config
+  two = model.module.encoder_decoder
+  counted = flops.of_params(
+    model.params,
+    layers=sizes.decoder_layers if two else sizes.layers,
+    heads=sizes.heads,
+    head_dim=sizes.head_dim,
+    tied=sizes.tied,
+    encoder_layers=sizes.encoder_layers if two else None,
+  )
+  return Meter(flops=counted, peak=peak * model.mesh.size)
+
+
+def answering(
+  task: Task,
+  template: Template,
+  problems: Sequence[records.Problem],
+  engine: Engine,
+  sampling: Sampling,
+) -> Validate:
+  """Answers the bare questions; the task's figures in percent."""
+  requests = [Request(p.id, template.first(task.prompt(p))) for p in problems]
+
+  def validate(params: Params) -> dict[str, float]:
+    groups = engine.generate(params, requests, sampling)
+    rows = [
+      task.metrics(problem, sample.text)
+      for problem, (sample,) in zip(problems, groups, strict=True)
+    ]
+    return {k: 100 * float(np.mean([r[k] for r in rows])) for k in rows[0]}
+
+  return validate
+
+
+def criticising(
+  task: Task,
+  template: Template,
+  critiques: Sequence[records.Critique],
+  engine: Engine,
+  sampling: Sampling,
+) -> Validate:
+  """Criticises held-out hypotheses: `exact` whatever the sentences' order,
+  `detection` of wrong ones and `acceptance` of right ones, in percent."""
+  requests = [
+    Request(c.id, template.critique(c.question, c.hypothesis))
+    for c in critiques
+  ]
+
+  def validate(params: Params) -> dict[str, float]:
+    groups = engine.generate(params, requests, sampling)
+    hits: dict[str, list[bool]] = {"exact": []}
+    for critique, (sample,) in zip(critiques, groups, strict=True):
+      same = evaluation.same_feedback(task, sample.text, critique.feedback)
+      hits["exact"].append(same)
+      silent = sample.text.strip() == task.no_hint
+      right = critique.feedback == task.no_hint
+      name = "acceptance" if right else "detection"
+      hits.setdefault(name, []).append(silent == right)
+      kind = (*critique.errors, "none")[0]
+      hits.setdefault(f"exact/{kind}", []).append(same)
+    return {k: 100 * float(np.mean(v)) for k, v in hits.items()}
+
+  return validate

@@ -1,0 +1,6 @@
+"""A user's own task lies beside these tests."""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
