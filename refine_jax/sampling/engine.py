@@ -49,8 +49,8 @@ class Engine:
     family: a model family, see docs/architecture.md.
     tokenizer: see `data.tokenizer`.
     mesh: where parameters live; None for one device.
-    slots: rows decoded together. A second, smaller size (an eighth) takes what
-      is left over.
+    slots: rows decoded together, or several such sizes: the smallest that
+      holds what is left is taken. A number stands for itself and an eighth.
     prompt_buckets, token_buckets: lengths that prompts and `max_tokens` are
       rounded up to; the last ones are the limits.
     context: prompt and continuation together, at most. By default what the
@@ -69,7 +69,7 @@ class Engine:
     tokenizer: Any,
     *,
     mesh: jax.sharding.Mesh | None = None,
-    slots: int = 32,
+    slots: int | Sequence[int] = 32,
     prompt_buckets: Sequence[int] = (64, 128, 512, 2048),
     token_buckets: Sequence[int] = (32, 128, 512, 2048),
     context: int | None = None,
@@ -88,8 +88,10 @@ class Engine:
       decoder_only and tokenizer.bos_id is not None if bos is None else bos
     )
     self._eos = not decoder_only if eos is None else eos
+    if isinstance(slots, int):
+      slots = {max(1, slots // 8), slots}
     self._ladders = Ladders(
-      slots=tuple(sorted({max(1, slots // 8), slots})),
+      slots=tuple(sorted(slots)),
       prompts=tuple(sorted(prompt_buckets)),
       tokens=tuple(sorted(token_buckets)),
       context=context,

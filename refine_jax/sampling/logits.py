@@ -13,18 +13,23 @@ CUT = -1e30  # a logit that is never drawn; finite, so differences stay numbers
 BLOCK = 128
 
 
-def keys(rows: Rows, counts_B: jax.Array) -> jax.Array:
-  """One key per row: a function of (seed, request, sample, position) alone."""
+def keys(rows: Rows) -> jax.Array:
+  """One key per row, a function of (seed, request, sample) alone.
 
-  def one(seed, request, sample, position):
+  The draw at a position uses it folded with the position.
+  """
+
+  def one(seed, request, sample):
     key = jax.random.key(seed, impl="threefry2x32")
-    for data in (request, sample, position):
-      key = jax.random.fold_in(key, data)
-    return key
+    return jax.random.fold_in(jax.random.fold_in(key, request), sample)
 
+  return jax.vmap(one)(rows.seeds_B, rows.requests_B, rows.samples_B)
+
+
+def _uniform(rows: Rows, keys_B: jax.Array, counts_B: jax.Array) -> jax.Array:
   positions_B = rows.offsets_B + counts_B
-  return jax.vmap(one)(
-    rows.seeds_B, rows.requests_B, rows.samples_B, positions_B
+  return jax.vmap(lambda k, p: jax.random.uniform(jax.random.fold_in(k, p)))(
+    keys_B, positions_B
   )
 
 
@@ -148,13 +153,17 @@ def _at(values_BV, tokens_B):
 
 
 def sample(
-  logits_BV: jax.Array, rows: Rows, counts_B: jax.Array, seen_BV: jax.Array
+  logits_BV: jax.Array,
+  rows: Rows,
+  keys_B: jax.Array,
+  counts_B: jax.Array,
+  seen_BV: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Draws one token per row.
 
   Args:
     logits_BV: the model's, float32.
-    rows: settings.
+    rows: settings; keys_B: see `keys`.
     counts_B: how many tokens each row has sampled so far.
     seen_BV: which tokens the repetition penalty applies to.
 
@@ -167,7 +176,7 @@ def sample(
 
   def draw():
     weights_BV = weights(allowed_BV, rows)
-    uniform_B = jax.vmap(jax.random.uniform)(keys(rows, counts_B))
+    uniform_B = _uniform(rows, keys_B, counts_B)
     greedy_B = rows.temperature_B == 0
     tokens_B = jnp.where(greedy_B, best_B, pick(weights_BV, uniform_B))
     logprobs_B = jnp.log(_at(weights_BV, tokens_B)) - jnp.log(

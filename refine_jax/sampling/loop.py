@@ -35,10 +35,12 @@ class Filled:
 
 
 @flax.struct.dataclass
-class State:
-  """Slots in the middle of decoding.
+class Progress:
+  """How far slots have come; the cache is kept beside it.
 
   Attributes:
+    rows: the settings.
+    keys_B: each row's randomness, to be folded with the position.
     last_B: the token sampled last, which the cache does not hold yet.
     counts_B: tokens sampled; `tokens_BT`, `logprobs_BT` and `model_logprobs_BT`
       hold so many per row, EOS included.
@@ -46,8 +48,8 @@ class State:
     steps, used: decoding steps, and slots that had something to do in them.
   """
 
-  cache: Cache
   rows: Rows
+  keys_B: jax.Array
   seen_BV: jax.Array
   last_B: jax.Array
   counts_B: jax.Array
@@ -140,15 +142,17 @@ def expand(filled: Filled, source_B: jax.Array) -> Filled:
   )
 
 
-def begin(filled: Filled, rows: Rows, size: int) -> State:
+def begin(
+  logits_BV: jax.Array, seen_BV: jax.Array, rows: Rows, size: int
+) -> Progress:
   """Samples every row's first token. `size` is the room for tokens."""
-  slots = filled.logits_BV.shape[0]
+  slots = logits_BV.shape[0]
   column_B = jnp.zeros((slots,), jnp.int32)
   table_BT = jnp.zeros((slots, size), jnp.float32)
-  state = State(
-    cache=filled.cache,
+  progress = Progress(
     rows=rows,
-    seen_BV=filled.seen_BV,
+    keys_B=distribution.keys(rows),
+    seen_BV=seen_BV,
     last_B=column_B,
     counts_B=column_B,
     finish_B=jnp.where(rows.max_tokens_B > 0, RUNNING, LENGTH),
@@ -158,18 +162,22 @@ def begin(filled: Filled, rows: Rows, size: int) -> State:
     steps=jnp.zeros((), jnp.int32),
     used=jnp.zeros((), jnp.int32),
   )
-  return _record(state, filled.logits_BV)
+  return _record(progress, logits_BV)
 
 
-def _record(state: State, logits_BV: jax.Array) -> State:
+def _record(progress: Progress, logits_BV: jax.Array) -> Progress:
   """Draws a token for every running row and notes it."""
   logits_BV = sharding.constrain(logits_BV, "batch", None)
-  rows, counts_B = state.rows, state.counts_B
+  rows, counts_B = progress.rows, progress.counts_B
   tokens_B, logprobs_B, model_logprobs_B = distribution.sample(
-    logits_BV.astype(jnp.float32), rows, counts_B, state.seen_BV
+    logits_BV.astype(jnp.float32),
+    rows,
+    progress.keys_B,
+    counts_B,
+    progress.seen_BV,
   )
-  active_B = state.finish_B == RUNNING
-  at_BT = jnp.arange(state.tokens_BT.shape[1]) == counts_B[:, None]
+  active_B = progress.finish_B == RUNNING
+  at_BT = jnp.arange(progress.tokens_BT.shape[1]) == counts_B[:, None]
   at_BT = at_BT & active_B[:, None]
 
   def put(table_BT, values_B):
@@ -180,34 +188,37 @@ def _record(state: State, logits_BV: jax.Array) -> State:
   ended_B = jnp.where(
     stops_B, STOP, jnp.where(counts_B >= rows.max_tokens_B, LENGTH, RUNNING)
   )
-  return state.replace(
+  return progress.replace(
     seen_BV=jax.vmap(lambda seen, token: seen.at[token].set(True))(
-      state.seen_BV, tokens_B
+      progress.seen_BV, tokens_B
     ),
-    last_B=jnp.where(active_B, tokens_B, state.last_B),
+    last_B=jnp.where(active_B, tokens_B, progress.last_B),
     counts_B=counts_B,
-    finish_B=jnp.where(active_B, ended_B, state.finish_B),
-    tokens_BT=put(state.tokens_BT, tokens_B),
-    logprobs_BT=put(state.logprobs_BT, logprobs_B),
-    model_logprobs_BT=put(state.model_logprobs_BT, model_logprobs_B),
+    finish_B=jnp.where(active_B, ended_B, progress.finish_B),
+    tokens_BT=put(progress.tokens_BT, tokens_B),
+    logprobs_BT=put(progress.logprobs_BT, logprobs_B),
+    model_logprobs_BT=put(progress.model_logprobs_BT, model_logprobs_B),
   )
 
 
-def decode(family, weights, state: State, steps: jax.Array) -> State:
+def decode(
+  family, weights, cache: Cache, progress: Progress, steps: jax.Array
+) -> tuple[Cache, Progress]:
   """At most `steps` more tokens for every running row."""
-  limit = state.steps + steps
+  limit = progress.steps + steps
 
-  def running(state):
-    return (state.steps < limit) & jnp.any(state.finish_B == RUNNING)
+  def running(carry):
+    _, progress = carry
+    return (progress.steps < limit) & jnp.any(progress.finish_B == RUNNING)
 
-  def one(state):
-    active_B = state.finish_B == RUNNING
-    logits_BV, cache = family.step(weights, state.cache, state.last_B, active_B)
-    state = state.replace(
-      cache=cache,
-      steps=state.steps + 1,
-      used=state.used + jnp.sum(active_B, dtype=jnp.int32),
+  def one(carry):
+    cache, progress = carry
+    active_B = progress.finish_B == RUNNING
+    logits_BV, cache = family.step(weights, cache, progress.last_B, active_B)
+    progress = progress.replace(
+      steps=progress.steps + 1,
+      used=progress.used + jnp.sum(active_B, dtype=jnp.int32),
     )
-    return _record(state, logits_BV)
+    return pin(cache), _record(progress, logits_BV)
 
-  return jax.lax.while_loop(running, one, state)
+  return jax.lax.while_loop(running, one, (cache, progress))

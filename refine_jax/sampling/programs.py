@@ -62,8 +62,8 @@ class Programs:
     )
     self._prefill = jax.jit(bind(loop.prefill, family), donate_argnums=1)
     self._expand = jax.jit(loop.expand)
-    self._begin = jax.jit(_begin, static_argnums=4, donate_argnums=(0, 1))
-    self._decode = jax.jit(bind(loop.decode, family), donate_argnums=1)
+    self._begin = jax.jit(loop.begin, static_argnums=3, donate_argnums=1)
+    self._decode = jax.jit(bind(loop.decode, family), donate_argnums=(1, 2))
     self._halt = jax.jit(_halt)
     self._search = jax.jit(
       bind(beam.search, family), static_argnames=("beams", "room", "stops")
@@ -114,13 +114,13 @@ class Programs:
     if plan.beams > 1:
       return self._run_search(weights, plan, statistics, filled)
     settings = self.put(_row_settings(plan, self._eos_id))
-    state = self._begin(
-      filled.cache, filled.seen_BV, filled.logits_BV, settings, plan.room
-    )
+    state = self._begin(filled.logits_BV, filled.seen_BV, settings, plan.room)
     if halt is None:
-      state = self._decode(weights, state, self.put(np.int32(plan.room)))
+      _, state = self._decode(
+        weights, filled.cache, state, self.put(np.int32(plan.room))
+      )
     else:
-      state = self._chunks(weights, state, statistics, halt)
+      state = self._chunks(weights, filled.cache, state, statistics, halt)
     steps, used, *arrays = jax.device_get(
       (
         state.steps,
@@ -179,13 +179,15 @@ class Programs:
   def _prefill_rows(self, plan: Plan, left: int) -> int:
     """One of two sizes: enough rows to be quick, few if few are left."""
     most = max(1, min(plan.slots, self._prefill_tokens // plan.prompt_length))
-    few = max(1, most // 8)
+    few = max(1, most // 8) if most > 8 else most
     return most if 2 * left > most else few
 
-  def _chunks(self, weights, state, statistics, halt: Halt) -> loop.State:
+  def _chunks(
+    self, weights, cache, state, statistics, halt: Halt
+  ) -> loop.Progress:
     steps = self.put(np.int32(self._chunk))
     while True:
-      state = self._decode(weights, state, steps)
+      cache, state = self._decode(weights, cache, state, steps)
       seen = jax.device_get((state.tokens_BT, state.counts_B, state.finish_B))
       statistics.syncs += 1
       halted_B = halt(*seen)
@@ -219,11 +221,6 @@ class Programs:
     statistics.slot_steps += int(steps) * plan.slots
     statistics.used_slot_steps += int(used)
     return Decoded(*arrays)
-
-
-def _begin(cache, seen_BV, logits_BV, settings, room):
-  # Apart, so that what lives on can be donated and the logits are not.
-  return loop.begin(loop.Filled(cache, logits_BV, seen_BV), settings, room)
 
 
 def _halt(finish_B, halted_B):

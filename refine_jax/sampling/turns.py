@@ -138,8 +138,8 @@ def _sample(family, weights, prompt, rows: Rows, room: int):
     jnp.maximum(lengths_B, 1),
     jnp.arange(slots),
   )
-  state = loop.begin(filled, rows, room)
-  state = loop.decode(family, weights, state, jnp.int32(room))
+  state = loop.begin(filled.logits_BV, filled.seen_BV, rows, room)
+  _, state = loop.decode(family, weights, filled.cache, state, jnp.int32(room))
   # The id that stopped a row is not one of its words.
   words_B = state.counts_B - (
     (state.finish_B == loop.STOP) & (state.counts_B > 0)

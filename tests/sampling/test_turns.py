@@ -32,8 +32,8 @@ CRITIC_SETTINGS = tuple(
   for s in SETTINGS
 )
 MODELS = {
-  "t5": (families.t5(), families.t5(width=8, decoder_layers=1)),
-  "llama": (families.llama(), families.llama(layers=1, width=8)),
+  "t5": (families.t5(), families.t5(width=8)),
+  "llama": (families.llama(), families.llama(width=8)),
   "both": (families.t5(), families.llama()),
 }
 
@@ -127,10 +127,8 @@ def inputs():
 def placed(model, params, mesh):
   if mesh is None:
     return params
-  ones = jnp.ones((1, 2), jnp.int32)
-  batch = families.Batch(ones, ones > 0, ones, ones > 0, ones > 0)
-  abstract = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
-  return jax.device_put(params, sharding.of_variables(abstract, mesh))
+  shardings = sharding.of_variables(families.abstract(model), mesh)
+  return jax.device_put(params, shardings)
 
 
 def on_device(tree, mesh):
@@ -145,14 +143,19 @@ def on_device(tree, mesh):
   return jax.tree_util.tree_map_with_path(place, tree)
 
 
-@pytest.fixture(scope="module", params=sorted(MODELS))
+@pytest.fixture(
+  scope="module",
+  params=["t5", "llama", pytest.param("both", marks=pytest.mark.slow)],
+)
 def expected(request):
   models = MODELS[request.param]
   params = [
     families.initialised(model, seed) for seed, model in enumerate(models)
   ]
   engines = [
-    Engine(model, TOKENIZER, slots=8, prompt_buckets=(32,), token_buckets=(8,))
+    Engine(
+      model, TOKENIZER, slots=(8,), prompt_buckets=(32,), token_buckets=(8,)
+    )
     for model in models
   ]
   # What the critic says of the first question at first, now called no hint.
