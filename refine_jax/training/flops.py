@@ -10,6 +10,7 @@ import dataclasses
 import re
 from typing import Any
 
+from refine_jax.training.optim import is_stacked
 from refine_jax.training.state import named_leaves
 
 # Dense bfloat16 peaks by `device.device_kind`, from the vendors' data sheets.
@@ -34,7 +35,7 @@ PEAKS = {
   "Tesla T4": 65e12,
 }
 
-_LOOKED_UP = re.compile(r"(^|/)(table|positions)$")
+_NO_MATRIX = re.compile(r"(^|/)(table|positions|scale|bias)$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,15 +91,17 @@ def of_params(
     tied: whether the embedding table is the head, too.
     encoder_layers: of an encoder-decoder.
   """
-  sizes = {name: leaf.size for name, leaf in named_leaves(params).items()}
-  tables = {k: n for k, n in sizes.items() if _LOOKED_UP.search(k)}
+  leaves = named_leaves(params)
+  matrices = {
+    name: leaf.size
+    for name, leaf in leaves.items()
+    if leaf.ndim - is_stacked(name) > 1 and not _NO_MATRIX.search(name)
+  }
 
   def total(pattern: str) -> int:
-    found = (k for k in sizes if k not in tables and re.search(pattern, k))
-    return sum(sizes[k] for k in found)
+    return sum(n for k, n in matrices.items() if re.search(pattern, k))
 
-  tied_head = tables.get("embed/table", 0) if tied else 0
-  head = tied_head or total("^head/")
+  head = leaves["embed/table"].size if tied else total("^head/")
   attention = layers * heads * head_dim
   if encoder_layers is None:
     body = total("") - total("^head/")

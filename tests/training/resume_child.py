@@ -4,6 +4,7 @@ HOW is `finish`, `kill-at-step:N`, `kill-in-save:N:SECONDS` (that long after
 the N-th save of this process began) or `term-at-step:N`.
 """
 
+import functools
 import os
 import pathlib
 import signal
@@ -12,6 +13,7 @@ import threading
 import time
 
 import jax
+import numpy as np
 from fakes import FakeConfig, FakeFamily, fake_batch
 
 from refine_jax import sharding
@@ -30,7 +32,8 @@ from refine_jax.training.step import (
 STEPS = 40
 
 
-def run(workdir, before_batch=lambda step: None):
+@functools.cache
+def parts():
   """Dropout, momentum and a schedule: all that a restart could get wrong."""
   family = FakeFamily(FakeConfig(dropout=0.1))
   loss_fn = supervised_loss(family)
@@ -39,8 +42,17 @@ def run(workdir, before_batch=lambda step: None):
   )
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   state = init_state(family, optimizer, jax.random.key(0), mesh, fake_batch(0))
-  eval_step = make_eval_step(loss_fn)
+  where = jax.tree.map(lambda x: x.sharding, state)
+  step = make_train_step(loss_fn, optimizer, micro_batches=2)
+  state = jax.tree.map(np.array, state)
   place = sharding.of_batch(mesh)
+  return state, where, step, make_eval_step(loss_fn), schedule, place
+
+
+def run(workdir, before_batch=lambda step: None):
+  """The run, continued if it was interrupted."""
+  state, where, train_step, eval_step, schedule, place = parts()
+  state = jax.device_put(jax.tree.map(np.copy, state), where)
 
   def batches(step):
     before_batch(step)
@@ -52,7 +64,7 @@ def run(workdir, before_batch=lambda step: None):
   ):
     return fit(
       state,
-      make_train_step(loss_fn, optimizer, micro_batches=2),
+      train_step,
       batches,
       steps=STEPS,
       rng=jax.random.key(1),

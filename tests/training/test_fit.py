@@ -30,9 +30,16 @@ from refine_jax.training.step import make_train_step
 HERE = pathlib.Path(__file__).parent
 
 
-def child(workdir, how):
+def child(workdir, how, cache):
   path = [str(HERE.parent), str(HERE.parent.parent)]
-  env = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+  env = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join(path),
+    # Most of a child's life would be compilation.
+    "JAX_COMPILATION_CACHE_DIR": str(cache),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+  }
   return subprocess.run(
     [sys.executable, HERE / "resume_child.py", workdir, how],
     env=env,
@@ -57,21 +64,22 @@ def whole(tmp_path_factory):
 
 def test_killed_runs_end_with_the_same_bits(whole, tmp_path):
   rng = np.random.default_rng()  # other places every time
+  run, cache = tmp_path / "run", tmp_path / "cache"
   deaths = [
     f"kill-at-step:{rng.integers(5, 20)}",
     f"kill-in-save:2:{rng.uniform(0, 0.02):.4f}",
     f"kill-in-save:1:{rng.uniform(0, 0.005):.4f}",
   ]
   for how in deaths:
-    assert child(tmp_path, how).returncode == -9, how
-  done = child(tmp_path, "term-at-step:38")
+    assert child(run, how, cache).returncode == -9, how
+  done = child(run, "term-at-step:38", cache)
   assert done.returncode == PREEMPTED == 143, done.stderr
-  assert read_meta(tmp_path, select="last")["step"] == 39
-  done = child(tmp_path, "finish")
+  assert read_meta(run, select="last")["step"] == 39
+  done = child(run, "finish", cache)
   assert done.returncode == 0, done.stderr
-  assert find(tmp_path, "last").endswith("/40")
+  assert find(run, "last").endswith("/40")
   for select in ("last", "best"):
-    got = named_leaves(load_params(tmp_path, select=select))
+    got = named_leaves(load_params(run, select=select))
     want = named_leaves(load_params(whole, select=select))
     assert got.keys() == want.keys()
     for name in want:
