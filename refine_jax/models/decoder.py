@@ -32,14 +32,14 @@ class InputEmbed(nn.Module):
 
   rows: int
   width: int
-  init: Any
+  initializer: Any
   positions: int = 0
   offset: int = 0
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, tokens_BL, positions_BL):
-    init = layers.named(self.init, ("table", "table_width"))
+    init = layers.named(self.initializer, ("table", "table_width"))
     table_VD = self.param("table", init, (self.rows, self.width))
     x_BLD = layers.lookup(table_VD, tokens_BL, self.dtype)
     if not self.positions:
@@ -66,7 +66,7 @@ class Projections(nn.Module):
         ("embed", axis, "head_dim"),
         bias=self.qkv_bias,
         dtype=jnp.dtype(config.dtype),
-        init=nn.initializers.normal(config.init_std),
+        initializer=nn.initializers.normal(config.init_std),
       )
 
     self.q = heads(config.heads, "heads")
@@ -78,7 +78,7 @@ class Projections(nn.Module):
       inputs=2,
       bias=self.out_bias,
       dtype=jnp.dtype(config.dtype),
-      init=residual_init(config),
+      initializer=residual_init(config),
     )
 
   def __call__(self, x_BLD):
@@ -159,7 +159,7 @@ class Decoder(nn.Module):
       layers.Dense(
         (config.vocab_size,),
         ("embed", "vocab"),
-        init=nn.initializers.normal(config.init_std),
+        initializer=nn.initializers.normal(config.init_std),
         name="head",
       )(x_BLD)
     return rows.spread(x_BLD, row, batch.target_BT.shape[1])

@@ -72,7 +72,7 @@ class Mlp(nn.Module):
     def dense(size, axes, init):
       dtype = jnp.dtype(config.dtype)
       return layers.Dense(
-        (size,), axes, bias=config.bias, dtype=dtype, init=init
+        (size,), axes, bias=config.bias, dtype=dtype, initializer=init
       )
 
     wide = nn.initializers.normal(config.init_std)

@@ -28,7 +28,7 @@ class ScoreHead(nn.Module):
       ("embed", "head_dim"),
       bias=True,
       dtype=jnp.float32,
-      init=nn.initializers.normal(self.init_std),
+      initializer=nn.initializers.normal(self.init_std),
       name="out",
     )(hidden)
 

@@ -306,7 +306,7 @@ def save(
   if first:
     _write_json(
       folder / "config.json",
-      family.to_hf(module.config) | {"torch_dtype": dtype},
+      family.to_hf(module.config) | {"dtype": dtype},
     )
     _write_index(folder, plan, flat, np.dtype(dtype).itemsize)
 

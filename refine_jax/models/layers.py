@@ -94,7 +94,7 @@ class Dense(nn.Module):
     inputs: how many trailing dimensions are contracted.
     bias: adds a parameter of shape `features`.
     dtype: of the computation.
-    init: of the kernel.
+    initializer: of the kernel.
   """
 
   features: tuple[int, ...]
@@ -102,12 +102,12 @@ class Dense(nn.Module):
   inputs: int = 1
   bias: bool = False
   dtype: Any = jnp.float32
-  init: Callable[..., jax.Array] = nn.initializers.normal(0.02)
+  initializer: Callable[..., jax.Array] = nn.initializers.normal(0.02)
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = x.shape[-self.inputs :] + tuple(self.features)
-    kernel = self.param("kernel", named(self.init, self.axes), shape)
+    kernel = self.param("kernel", named(self.initializer, self.axes), shape)
     ndim = x.ndim
     y = jax.lax.dot_general(
       x.astype(self.dtype),
@@ -134,11 +134,11 @@ class Embed(nn.Module):
   rows: int
   width: int
   dtype: Any = jnp.float32
-  init: Callable[..., jax.Array] = nn.initializers.normal(0.02)
+  initializer: Callable[..., jax.Array] = nn.initializers.normal(0.02)
 
   @nn.compact
   def __call__(self, ids: jax.Array) -> jax.Array:
-    init = named(self.init, ("table", "table_width"))
+    init = named(self.initializer, ("table", "table_width"))
     table_VD = self.param("table", init, (self.rows, self.width))
     return lookup(table_VD, ids, self.dtype)
 

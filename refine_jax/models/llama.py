@@ -122,7 +122,7 @@ class Mlp(nn.Module):
     dtype = jnp.dtype(config.dtype)
 
     def dense(size, axes, init):
-      return layers.Dense((size,), axes, dtype=dtype, init=init)
+      return layers.Dense((size,), axes, dtype=dtype, initializer=init)
 
     wide = nn.initializers.normal(config.init_std)
     self.gate = dense(config.mlp, ("embed", "mlp"), wide)

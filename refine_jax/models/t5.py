@@ -112,7 +112,7 @@ class T5(nn.Module):
       config.vocab_size,
       config.width,
       dtype=config.compute_dtype,
-      init=nn.initializers.normal(1.0),
+      initializer=nn.initializers.normal(1.0),
     )
     self.encoder = Stack(
       config, EncoderLayer, config.encoder_layers, inputs=2, two_sided=True
@@ -124,7 +124,7 @@ class T5(nn.Module):
       self.head = layers.Dense(
         (config.vocab_size,),
         ("embed", "vocab"),
-        init=nn.initializers.normal(config.width**-0.5),
+        initializer=nn.initializers.normal(config.width**-0.5),
       )
 
   def __call__(self, batch: Batch) -> Output:

@@ -35,7 +35,9 @@ class Attention(nn.Module):
       init = init or nn.initializers.normal(deviation)
       axes = ("embed", "heads", "head_dim")
       shape = (heads, dim)
-      return layers.Dense(shape, axes, dtype=config.compute_dtype, init=init)
+      return layers.Dense(
+        shape, axes, dtype=config.compute_dtype, initializer=init
+      )
 
     self.q = project(query)
     self.k = project(key, self._as_query if self.tie_init else None)
@@ -45,7 +47,7 @@ class Attention(nn.Module):
       ("heads", "head_dim", "embed"),
       inputs=2,
       dtype=config.compute_dtype,
-      init=nn.initializers.normal((heads * dim) ** -0.5),
+      initializer=nn.initializers.normal((heads * dim) ** -0.5),
     )
 
   def _as_query(self, *_) -> jax.Array:
@@ -98,7 +100,9 @@ class Mlp(nn.Module):
     def project():
       axes = ("embed", "mlp")
       shape = (config.mlp,)
-      return layers.Dense(shape, axes, dtype=config.compute_dtype, init=init)
+      return layers.Dense(
+        shape, axes, dtype=config.compute_dtype, initializer=init
+      )
 
     if config.gated:
       self.gate = project()
@@ -107,7 +111,7 @@ class Mlp(nn.Module):
       (config.width,),
       ("mlp", "embed"),
       dtype=config.compute_dtype,
-      init=nn.initializers.normal(config.mlp**-0.5),
+      initializer=nn.initializers.normal(config.mlp**-0.5),
     )
     self.dropout = Dropout(config.dropout)
 
