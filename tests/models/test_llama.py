@@ -1,10 +1,13 @@
 """LLaMA against transformers on tiny random configs, every variant."""
 
+import jax
 import numpy as np
 import parity
 import pytest
 import transformers
+from flax import linen as nn
 
+from refine_jax.batch import Batch
 from refine_jax.models import hf, llama
 
 BASE = {
@@ -128,3 +131,18 @@ def test_bad_sizes_are_named(change, message):
 def test_what_is_not_supported_is_refused(change):
   with pytest.raises(ValueError, match="|".join(["yarn", *change, "gelu"])):
     hf.config_from_hf(BASE | {"model_type": "llama"} | change)
+
+
+def test_initialisation():
+  config = llama.LlamaConfig(64, 64, 4, 4, 4, 16, 128, init_std=0.1)
+  ids = np.zeros((1, 2), np.int32)
+  batch = Batch(ids, ids == 0, ids, ids == 0, ids == 0)
+  boxed = jax.jit(llama.Llama(config).init)(jax.random.key(0), batch)["params"]
+  params = nn.unbox(boxed)
+  deviations = jax.tree.map(np.std, params)
+  mlp = deviations["layers"]["mlp"]
+  np.testing.assert_allclose(mlp["up"]["kernel"], 0.1, rtol=0.03)
+  np.testing.assert_allclose(mlp["down"]["kernel"], 0.1 / 8**0.5, rtol=0.03)
+  np.testing.assert_allclose(deviations["embed"]["table"], 0.1, rtol=0.05)
+  first, second = params["layers"]["mlp"]["up"]["kernel"][:2]
+  assert np.any(np.asarray(first) != np.asarray(second)), "layers are alike"
