@@ -49,9 +49,15 @@ def slow(head_DV, hidden_BTD, targets_BT, mask_BT, smoothing, reduction):
   )
 
 
-@pytest.mark.parametrize("reduction", ["token", "sequence"])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("chunk", [None, 1, 10])
+@pytest.mark.parametrize(
+  "chunk, smoothing, reduction",
+  [
+    (None, 0.1, "sequence"),
+    (1, 0.0, "sequence"),
+    (10, 0.1, "token"),
+    (10, 0.0, "token"),
+  ],
+)
 def test_xent_is_the_definition(problem, chunk, smoothing, reduction):
   got = jax.jit(
     lambda head_DV, *arrays: xent(
@@ -77,8 +83,7 @@ def unembed(params, hidden):
   return (hidden * params["scale"]) @ params["head"] + params["bias"]
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("chunk", [None, 6, 10])
+@pytest.mark.parametrize("chunk, smoothing", [(None, 0.1), (6, 0.0), (10, 0.1)])
 def test_gradient_is_the_plain_form_s(problem, chunk, smoothing):
   head_DV, hidden_BTD, targets_BT, mask_BT = problem
   params = {"head": head_DV, "scale": np.full(D, 0.7), "bias": np.arange(V) / V}
@@ -159,7 +164,7 @@ def test_whole_logits_never_exist():
   assert temporaries[1] < whole / 4
 
 
-@pytest.mark.parametrize("chunk", [None, 6, 10])
+@pytest.mark.parametrize("chunk", [None, 10])
 def test_logprobs_are_the_definition(problem, chunk):
   head_DV, hidden_BTD, targets_BT, _ = problem
   cotangent_BT = np.random.default_rng(1).normal(size=(B, T))

@@ -19,11 +19,14 @@ FAMILIES = [
       vocab_size=16, width=8, layers=2, heads=4, kv_heads=2, head_dim=4, mlp=16
     )
   ),
-  T5(
-    T5Config(
-      vocab_size=16, width=8, mlp=16, heads=2, head_dim=4, encoder_layers=2,
-      decoder_layers=2,
-    )
+  pytest.param(
+    T5(
+      T5Config(
+        vocab_size=16, width=8, mlp=16, heads=2, head_dim=4, encoder_layers=2,
+        decoder_layers=2,
+      )
+    ),
+    marks=pytest.mark.slow,
   ),
 ]  # fmt: skip
 

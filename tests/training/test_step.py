@@ -100,12 +100,10 @@ def plain_gradient(batch, smoothing, reduction):
 @pytest.mark.parametrize(
   "reduction, sizes, micro_batches",
   [
-    ("token", {"fsdp": 1}, 1),
     ("token", {"fsdp": 1}, 16),
     ("token", {"data": 2, "fsdp": 2, "tensor": 2}, 1),
     ("token", {"data": 2, "fsdp": 2, "tensor": 2}, 2),
     ("sequence", {"fsdp": 1}, 4),
-    ("sequence", {"data": 2, "fsdp": 2, "tensor": 2}, 2),
   ],
 )
 def test_micro_batches_and_devices_do_not_matter(
@@ -137,16 +135,15 @@ def test_turns_are_summed():
   want = jax.tree.map(lambda *x: sum(x), *[grads for _, grads in pairs])
   value = sum(value for value, _ in pairs)
   stack = jax.tree.map(lambda *x: np.stack(x), *turns[:2], empty)
-  for micro_batches in (1, 4):
-    got, metrics = gradient(
-      supervised_loss(FAMILY),
-      stack,
-      accumulate="sum",
-      micro_batches=micro_batches,
-      place=None,
-    )
-    assert_equal(got, host(want))
-    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+  got, metrics = gradient(
+    supervised_loss(FAMILY),
+    stack,
+    accumulate="sum",
+    micro_batches=4,
+    place=None,
+  )
+  assert_equal(got, host(want))
+  np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
 
 
 def test_turns_hold_one_graph():
