@@ -48,7 +48,7 @@ def get_config(text=""):
 
 
 def _model(args, width, encoder_layers, decoder_layers):
-  sizes = {"width": width, "heads": 4, "mlp": 2 * width}
+  sizes = {"width": width, "heads": 4, "mlp": 4 * width}
   if args.model == "llama":
     layers = encoder_layers + decoder_layers
     return config.llama(layers=layers, max_length=256, **sizes)
@@ -68,7 +68,11 @@ def _train(args, learning_rate, steps, **settings):
   return config.train(
     steps=steps,
     optimizer=config.optimizer(
-      learning_rate, schedule="constant", warmup_steps=20, multipliers=bias
+      learning_rate,
+      schedule="constant",
+      warmup_steps=20,
+      b2=0.98,
+      multipliers=bias,
     ),
     **{"batch_size": 16, "eval_every": 250, "eval_rows": 500, **settings},
   )
@@ -91,7 +95,11 @@ def _small(args):
   experiment = config.refiner(
     task=task,
     tokenizer=config.tokenizer(
-      "../tokenizer/tokenizer", model_type="words", vocab_size=200, texts=2000
+      "../tokenizer/tokenizer",
+      model_type="words",
+      vocab_size=200,
+      texts=2000,
+      markers=("_",),
     ),
     template=config.template(hypothesis="answer:", feedback="feedback:"),
     model=_model(args, 64, 3, 1),

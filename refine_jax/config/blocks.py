@@ -129,11 +129,15 @@ def tokenizer(path: str, **training: Any) -> ConfigDict:
 
 
 def mesh(
-  *, slice: int = 1, data: int = 1, fsdp: int = -1, tensor: int = 1
+  *,
+  slice: int = 1,
+  data: int = 1,
+  fsdp: int = -1,
+  tensor: int = 1,
+  devices: int = 0,
 ) -> ConfigDict:
-  return ConfigDict(
-    {"slice": slice, "data": data, "fsdp": fsdp, "tensor": tensor}
-  )
+  """Sizes of the mesh axes, -1 for what is left; `devices=0` takes all."""
+  return ConfigDict(dict(locals()))
 
 
 def optimizer(

@@ -421,7 +421,7 @@ def smoke(experiment: ConfigDict) -> ConfigDict:
     train = experiment[section].train
     train.update(
       steps=steps,
-      batch_size=4,
+      batch_size=8,
       micro_batches=1,
       log_every=2,
       eval_every=4,

@@ -59,7 +59,7 @@ def summary(
     "turns": per_turn,
     "wrong_to_right": 100 * float(np.mean(~before & after)),
     "right_to_wrong": 100 * float(np.mean(before & ~after)),
-    "accepted": 100 * float(np.mean([f and f.accepted for f in last])),
+    "accepted": 100 * float(np.mean([bool(f and f.accepted) for f in last])),
     "tokens_per_problem": float(
       np.mean([sum(turn.spent for turn in t.turns) for t in trajectories])
     ),

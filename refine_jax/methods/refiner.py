@@ -39,8 +39,9 @@ class Rollout:
     first_turn: whether turn 1 is learned from too (the paper: yes). Small
       models then learn to ignore feedback.
     errors_only: leave out turns whose hypothesis was already accepted.
-    mask: rate of words of the question replaced by `mask_word` in revision
-      prompts, so that the hypothesis and feedback have to be read.
+    mask: rate of words of the question (those the task lets be hidden) that
+      `mask_word` replaces in revision prompts, so that the hypothesis and the
+      feedback have to be read.
     mask_rows: the share of revision prompts that are masked at all.
   """
 
@@ -93,7 +94,7 @@ def roll_out(
     rng = np.random.default_rng([seed, turn, 1])
     examples = _examples(
         task, problems, trajectories, template, turn,
-        question=lambda text, rng=rng: _masked(text, rollout, rng),
+        question=lambda text, rng=rng: _masked(task, text, rollout, rng),
     )  # fmt: skip
     keep = [
       not (rollout.errors_only and t.turns[-1].feedback.accepted)
@@ -171,15 +172,16 @@ def _with_feedback(trajectory: Trajectory, feedback) -> Trajectory:
   return dataclasses.replace(trajectory, turns=(*before, last))
 
 
-def _masked(text: str, rollout: Rollout, rng: np.random.Generator) -> str:
+def _masked(
+  task: Task, text: str, rollout: Rollout, rng: np.random.Generator
+) -> str:
   if not rollout.mask or rng.random() >= rollout.mask_rows:
     return text
   words = text.split(" ")
-  hide = rng.random(len(words)) < rollout.mask
-  return " ".join(
-    rollout.mask_word if hidden else word
-    for word, hidden in zip(words, hide, strict=True)
-  )
+  for place in task.maskable(text):
+    if rng.random() < rollout.mask:
+      words[place] = rollout.mask_word
+  return " ".join(words)
 
 
 def by_id(problems: Sequence[Problem]) -> Mapping[str, Problem]:

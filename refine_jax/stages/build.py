@@ -5,6 +5,7 @@ stage's workdir.
 """
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -74,7 +75,9 @@ def problems(
 
 
 def mesh(config: ConfigDict) -> jax.sharding.Mesh:
-  return sharding.make_mesh(**config.to_dict())
+  sizes = config.to_dict()
+  count = sizes.pop("devices")
+  return sharding.make_mesh(**sizes, devices=jax.devices()[: count or None])
 
 
 def tokenizer(
@@ -206,6 +209,17 @@ def make_batches(
     buckets=config.buckets,
     process=(jax.process_index(), jax.process_count()),
   )
+
+
+def check_rows(rows: int, mesh: jax.sharding.Mesh) -> None:
+  """A batch has to lie on the mesh."""
+  axes = sharding.RULES["batch"]
+  ways = math.prod(mesh.shape[axis] for axis in axes)
+  if rows % ways:
+    raise ValueError(
+      f"batch_size={rows} does not divide among {ways} devices (mesh axes"
+      f" {', '.join(axes)}); take a multiple of {ways}"
+    )
 
 
 def place(batch: Any, mesh: jax.sharding.Mesh) -> Any:

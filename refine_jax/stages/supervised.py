@@ -76,7 +76,12 @@ def fit(
   config: ConfigDict,
   validate: Validate,
 ) -> str:
-  """`training.fit` under a `train` section."""
+  """`training.fit` under a `train` section.
+
+  Raises:
+    ValueError: the batch does not divide among the mesh's batch axes.
+  """
+  build.check_rows(train.batch_size, model.mesh)
   optimizer, schedule = build.optimizer(train.optimizer, train.steps)
   goal = Goal(train.best_metric, train.best_mode)
   with (

@@ -28,7 +28,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
     return f"The tokenizer is {config.tokenizer.path}; nothing to train"
   task = build.task(config.task)
   template = build.template(config.template)
-  markers = (*task.markers, *template.markers)
+  markers = (*task.markers, *template.markers, *settings.get("markers", ()))
   folder = workdir / "tokenizer"
   if (folder / "tokenizer.model").exists() or (folder / "words.json").exists():
     made = tokenizers.load(folder)

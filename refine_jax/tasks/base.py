@@ -10,7 +10,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -135,6 +135,13 @@ class Task(abc.ABC):
     """Its sentences, for comparing critics whatever order they speak in."""
     sentences = re.split(r"\.(?:\s+|$)", text.lower())
     return frozenset(s for s in map(squeeze, sentences) if s)
+
+  def maskable(self, question: str) -> Sequence[int]:
+    """Places of a question's words that revision training may hide.
+
+    What is hidden has to be recovered from the hypothesis and the feedback.
+    """
+    return range(len(question.split(" ")))
 
   def corpus(self) -> Iterable[str]:
     """Texts to train a tokenizer on; may be empty."""

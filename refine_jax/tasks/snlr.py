@@ -8,7 +8,7 @@ the last step is the conclusion.
 import functools
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ class Snlr(base.Task):
     findings: str = "first",
     detail: str = "step",
     seed: int = 0,
-    size: int = 1_000_000,
+    size: int = 20_000,
     dev_size: int = 1000,
     test_size: int = 1000,
     rules: int = 5,
@@ -183,6 +183,13 @@ class Snlr(base.Task):
     if self.compact:
       return snlr_language.to_compact(row, numbered=self.numbered)
     return snlr_language.to_text(row)
+
+  def maskable(self, question: str) -> Sequence[int]:
+    """The two words of the fact; the rules cannot be recovered."""
+    words = question.split(" ")
+    if self.compact:
+      return range(1, 3)
+    return [len(words) - 3, len(words) - 1]
 
   def steps_text(self, steps: tuple[Pair, ...]) -> str:
     """Steps in this task's form."""

@@ -13,7 +13,7 @@ def get_config(text=""):
   critic = model.copy_and_resolve_references()
   train = config.train(
     steps=6,
-    batch_size=4,
+    batch_size=8,
     optimizer=config.optimizer(1e-3, schedule="constant"),
     log_every=2,
     eval_every=3,
@@ -21,7 +21,7 @@ def get_config(text=""):
   )
   data = config.data(max_prompt=96, max_target=32, batching="pad")
   engine = config.engine(slots=8, prompt_buckets=(96,))
-  return config.refiner(
+  experiment = config.refiner(
     task=config.task("reverse_task:Reverse", length=3),
     tokenizer=config.tokenizer(
       "../tokenizer/tokenizer", vocab_size=200, model_type="words", texts=99
@@ -43,3 +43,5 @@ def get_config(text=""):
     turns=2,
     critic_engine=engine.copy_and_resolve_references(),
   )
+  experiment.mesh.devices = 1
+  return experiment
