@@ -9,13 +9,14 @@ import numpy as np
 import optax
 import pytest
 
+from refine_jax import sharding
 from refine_jax.training.optim import (
   OptimizerSettings,
   decay_mask,
   make_optimizer,
   make_schedule,
 )
-from refine_jax.training.state import named_leaves
+from refine_jax.training.state import named_leaves, state_of
 
 PARAMS = {
   "embed": {"table": (16, 8)},
@@ -146,6 +147,25 @@ def test_first_moment_dtype():
     _, state = run(settings, 1)
     dtypes = {x.dtype.name for x in jax.tree.leaves(state)}
     assert dtypes == {"bfloat16", "float32", "int32"}
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+def test_state_lies_like_the_parameters(name):
+  """Also with multipliers, which look at names."""
+  optimizer, _ = make_optimizer(
+    OptimizerSettings(name, multipliers={"table": 2.0}, min_factored=8)
+  )
+  mesh = sharding.make_mesh(fsdp=4, tensor=2)
+  along = jax.NamedSharding(mesh, jax.P("fsdp"))
+  params = jax.device_put(
+    {"table": np.ones((16, 8)), "scale": np.ones((8,))}, along
+  )
+  state = state_of(params, optimizer)
+  for leaf in jax.tree.leaves(state.opt_state):
+    whole = leaf.shape not in ((16, 8), (8,))
+    # A factor's statistics may have a vector's shape by chance, not its axis.
+    if leaf.ndim == 2 or whole:
+      assert leaf.sharding.is_fully_replicated == whole, leaf.shape
 
 
 def test_adafactor_is_optax_s_layer_by_layer():
