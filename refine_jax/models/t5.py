@@ -242,6 +242,7 @@ class T5(nn.Module):
     Raises:
       ValueError: prompts longer than the cache's prompt length.
     """
+    t5_decode.check_room(cache, prompt_BP.shape[1])
     rows = t5_decode.encode(self.config, weights, prompt_BP, lengths_B)
     start_B = jnp.full_like(lengths_B, self.config.decoder_start)
     logits_BV, rows = self.step(weights, rows, start_B)

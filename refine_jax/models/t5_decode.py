@@ -64,20 +64,20 @@ def encode(
   )
 
 
-def put(
-  cache: caches.Cache, rows: caches.Cache, slots_B: jax.Array
-) -> caches.Cache:
-  """`rows` written over the beginnings of `slots_B`; others stay.
-
-  Raises:
-    ValueError: prompts longer than the cache has room for.
-  """
-  room, length = (c.cross_keys[0].shape[2] for c in (cache, rows))
+def check_room(cache: caches.Cache, length: int) -> None:
+  """Raises ValueError if prompts padded to `length` do not fit."""
+  room = cache.cross_keys[0].shape[2]
   if length > room:
     raise ValueError(
       f"prompts of {length} positions do not fit a cache with"
       f" prompt_length={room}"
     )
+
+
+def put(
+  cache: caches.Cache, rows: caches.Cache, slots_B: jax.Array
+) -> caches.Cache:
+  """`rows` written over the beginnings of `slots_B`; others stay."""
 
   def one(into, new):
     index = (slots_B, *(slice(size) for size in new.shape[1:]))

@@ -157,7 +157,9 @@ def test_logits_and_gradients_match_torch(pair, tmp_path):
 
 def test_export_is_read_by_transformers(pair, tmp_path):
   _, model, params = pair
-  params = jax.tree.map(lambda leaf: np.asarray(leaf * 1.1), params)
+  params = jax.tree.map(
+    lambda leaf: jax.device_put(np.asarray(leaf) * 1.1, leaf.sharding), params
+  )
   hf.save(tmp_path, model, params, shard_bytes=20_000)
   theirs, info = transformers.T5ForConditionalGeneration.from_pretrained(
     tmp_path, output_loading_info=True
@@ -456,14 +458,9 @@ def test_bad_buckets_are_refused(field, value):
     dataclasses.replace(CONFIG, **{field: value})
 
 
-def test_a_prompt_that_does_not_fit_is_refused(small):
-  model, params = small
-  cache = model.new_cache(1, 4, prompt_length=2)
+def test_a_prompt_that_does_not_fit_is_refused():
+  model = T5(CONFIG)
+  cache = jax.eval_shape(lambda: model.new_cache(1, 4, prompt_length=2))
+  prompt_BP, one_B = jnp.ones((1, 3), jnp.int32), jnp.ones((1,), jnp.int32)
   with pytest.raises(ValueError, match=r"3 positions.*prompt_length=2"):
-    model.prefill(
-      model.decode_weights(params),
-      jnp.ones((1, 3), jnp.int32),
-      jnp.array([3]),
-      cache,
-      jnp.array([0]),
-    )
+    model.prefill({}, prompt_BP, one_B, cache, one_B)
