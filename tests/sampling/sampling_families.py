@@ -8,6 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from refine_jax.batch import Batch
+from refine_jax.models.galactica import Galactica, GalacticaConfig
 from refine_jax.models.llama import Llama, LlamaConfig
 from refine_jax.models.t5 import T5, T5Config
 
@@ -38,6 +39,18 @@ def t5(vocab=VOCAB, **changes):
     "decoder_layers": 1,
   }
   return T5(T5Config(**{**sizes, **changes}))
+
+
+def galactica(vocab=VOCAB, **changes):
+  sizes = {
+    "vocab_size": vocab,
+    "width": 16,
+    "layers": 1,
+    "heads": 4,
+    "mlp": 32,
+    "max_length": 64,
+  }
+  return Galactica(GalacticaConfig(**{**sizes, **changes}))
 
 
 def batch():

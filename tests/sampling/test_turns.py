@@ -195,6 +195,10 @@ def test_equals_the_plain_loop(expected, devices):
       assert ids(found.hypotheses, turn, row) == hypothesis, (turn, row)
       assert ids(found.feedback, turn, row) == feedback, (turn, row)
       assert found.accepted_UB[turn, row] == accepted
+  # Some answers ended at EOS, some at their budget.
+  budgets = [s.max_tokens for s in SETTINGS]
+  lengths = [len(h) == budgets[i] for i, (h, *_) in history[0].items()]
+  assert any(lengths) and not all(lengths)
   # Something was frozen early, something took every turn.
   assert len(history[0]) > len(history[-1]) > 0
   assert not found.spent_UB[~found.taken_UB].any()

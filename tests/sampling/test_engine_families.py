@@ -1,0 +1,111 @@
+"""The engine over the real families."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import sampling_families as families
+from fake_family import Letters
+
+from refine_jax import sharding
+from refine_jax.sampling.engine import Engine, Request, Sampling
+
+TOKENIZER = Letters()
+SETTINGS = (
+  Sampling(),
+  Sampling(temperature=0.7, max_tokens=12),
+  Sampling(temperature=1.0, max_tokens=12),
+  Sampling(temperature=1.3, max_tokens=12),
+)
+REQUESTS = [
+  Request(
+    id=f"{i}",
+    prompt="abcdefgh"[i % 5 : 3 + i % 6],
+    n=1 + i % 2,
+    sampling=dataclasses.replace(SETTINGS[i % 4], max_tokens=12, min_tokens=5),
+  )
+  for i in range(6)
+]
+
+
+def make(family, **changes):
+  settings = {"slots": (8,), "prompt_buckets": (16,), "token_buckets": (16,)}
+  return Engine(family, TOKENIZER, **{**settings, **changes})
+
+
+@pytest.fixture(scope="module", params=["llama", "t5", "galactica"])
+def found(request):
+  family = getattr(families, request.param)()
+  params, engine = families.initialised(family), make(family)
+  return engine, params, engine.generate(params, REQUESTS)
+
+
+def test_logprobs_equal_teacher_forcing(found):
+  """Of the model and, at every temperature, of the sampling distribution."""
+  engine, params, groups = found
+  samples = [(r, s) for r, g in zip(REQUESTS, groups, strict=True) for s in g]
+  scores = engine.score(
+    params, [r.prompt for r, _ in samples], [(s.tokens,) for _, s in samples]
+  )
+  for (_, sample), score in zip(samples, scores, strict=True):
+    np.testing.assert_allclose(score, sample.model_logprobs, atol=1e-4)
+  for request, sample in samples:
+    temperature = request.sampling.temperature
+    if not temperature:
+      assert set(sample.logprobs) == {0.0}
+      continue
+    free = slice(request.sampling.min_tokens, None)  # where EOS was allowed
+    logits_TV = forced_logits(engine, params, request, sample)
+    expected_TV = jax.nn.log_softmax(logits_TV / temperature)
+    expected_T = expected_TV[np.arange(len(sample.tokens)), sample.tokens]
+    np.testing.assert_allclose(
+      expected_T[free], sample.logprobs[free], atol=1e-4
+    )
+
+
+def forced_logits(engine, params, request, sample):
+  from refine_jax.sampling import score
+
+  batch = score.batch_of(
+    [engine.encode(request.prompt)],
+    [sample.tokens],
+    rows=1,
+    prompt_length=16,
+    target_length=16,
+  )
+  hidden = engine.family.apply({"params": params}, batch).hidden_BTD
+  return engine.family.unembed(params, hidden)[0, : len(sample.tokens)]
+
+
+def test_alone_as_in_company(found):
+  engine, params, groups = found
+  for request, group in zip(REQUESTS, groups, strict=True):
+    assert engine.generate(params, [request]) == [group]
+
+
+def test_shared_prompts_are_prefilled_once(found):
+  engine, params, _ = found
+  engine.statistics.clear()
+  engine.generate(params, [Request("a", "abc", n=8)], SETTINGS[2])
+  assert engine.statistics.prompt_tokens == 4  # with BOS or EOS
+  assert engine.statistics.compilations == 0
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_eight_devices(name):
+  family = getattr(families, name)()
+  params = families.initialised(family)
+  mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+  shardings = sharding.of_variables(families.abstract(family), mesh)
+  placed = jax.device_put(params, shardings)
+  engine = make(family, mesh=mesh)
+  one = make(family).generate(params, REQUESTS)
+  many = engine.generate(placed, REQUESTS)
+  for a, b in zip(one, many, strict=True):
+    assert [s.tokens for s in a] == [s.tokens for s in b]
+    for x, y in zip(a, b, strict=True):
+      np.testing.assert_allclose(x.logprobs, y.logprobs, atol=1e-4)
+  engine.statistics.clear()
+  engine.generate(placed, REQUESTS[::-1])
+  assert engine.statistics.compilations == 0
