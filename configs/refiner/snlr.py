@@ -80,20 +80,20 @@ def _train(args, learning_rate, steps, **settings):
 
 def _small(args):
   published = config.has_published_rows(args.path, "refiner/srn/srn_val.json")
-  task = config.task(
-    "snlr",
-    form="compact",
-    detail="rule",
-    difficulty=args.difficulty,
-    path=args.path if published else None,
-    curriculum=0.7,
-    size=60_000,
-  )
-  lengths = {"batching": "pad", "max_target": 24}
-  data = config.data(max_prompt=96, **lengths)
-  engine = config.engine(slots=256, prompt_buckets=(48, 96))
+  # Seven problems of ten have one to four rules: the jump comes earlier. What
+  # follows the warm start trains on problems with all five.
+  full = {"curriculum": 0.0}
+  data = config.data(max_prompt=96, max_target=24, batching="pad")
   experiment = config.refiner(
-    task=task,
+    task=config.task(
+      "snlr",
+      form="compact",
+      detail="rule",
+      difficulty=args.difficulty,
+      path=args.path if published else None,
+      curriculum=0.7,
+      size=40_000,
+    ),
     tokenizer=config.tokenizer(
       "../tokenizer/tokenizer",
       model_type="words",
@@ -104,20 +104,22 @@ def _small(args):
     template=config.template(hypothesis="answer:", feedback="feedback:"),
     model=_model(args, 64, 3, 1),
     critic_model=config.checkpoint("../warm_start"),
-    engine=engine,
+    engine=config.engine(slots=256, prompt_buckets=(48, 96)),
     critic_engine=config.engine(slots=256, prompt_buckets=(96,)),
     data=data,
     critic_data=data.copy_and_resolve_references(),
     completion=config.sampling(max_tokens=24),
     feedback=config.sampling(max_tokens=8),
-    warm_start=_train(args, 2e-3, 4000, target=50.0),
-    train_critic=_train(args, 2e-3, 4000),
-    train_refiner=_train(args, 1e-3, 2000),
+    warm_start=_train(args, 2e-3, 5000, target=48.0),
+    train_critic=_train(args, 1e-3, 1500),
+    train_refiner=_train(args, 1e-3, 1000),
     make_critic_data=config.make_critic_data(
       generator="../warm_start",
-      rows=16_000,
-      perturb_rows=8_000,
+      rows=4000,
+      perturb_rows=350,
       temperatures=(0.0, 0.7),
+      balance=False,
+      options=full,
     ),
     rollout=config.rollout(
       turns=2,
@@ -129,8 +131,9 @@ def _small(args):
       first_turn=False,
       errors_only=True,
       mask=1.0,
-      mask_rows=0.6,
-      every=500,
+      mask_rows=0.4,
+      every=1000,
+      problems=4000,
     ),
     arms=_arms(),
     turns=3,
@@ -141,14 +144,19 @@ def _small(args):
       " all steps and the conclusion."
     ),
   )
+  experiment.train_refiner.options = full
   return experiment
 
 
 def _arms():
-  arms = config.standard_arms(generator="../warm_start", candidates=4)
+  warm = {"generator": "../warm_start"}
+  arms = config.standard_arms(**warm)
   plain = {"turns": 1, "control": True}
+  four = {"candidates": 4, "temperature": 0.7, **warm}
   return {
     **arms,
+    "trained critic, 4 candidates": config.arm("model", **four),
+    "oracle critic, 4 candidates": config.arm("oracle", **four),
     "plain training, the refiner's updates": config.arm(
       "none", generator="../plain_updates", **plain
     ),

@@ -89,6 +89,7 @@ def refiner(
         "eval_split": eval_split,
         "rows": rows,
         "share": 1.0,
+        "options": {},
         "model": model,
         "train": warm_start,
       },
@@ -105,6 +106,7 @@ def refiner(
         "split": train_split,
         "eval_split": eval_split,
         "rows": rows,
+        "options": {},
         "rollout": rollout,
         "critic": "oracle",
         "critic_path": "../critic",
@@ -155,13 +157,15 @@ def make_critic_data(
   samples: int = 1,
   positives: float = -1.0,
   balance: bool = True,
+  options: dict | None = None,
 ) -> ConfigDict:
   """Perturbed golds, and a generator's own errors if one is named.
 
   `perturb_rows` limits the problems that are perturbed; `positives` is the
-  share of right hypotheses, -1 keeps what there is.
+  share of right hypotheses, -1 keeps what there is; `options` are the task's
+  where this stage wants others.
   """
-  return ConfigDict(dict(locals()))
+  return ConfigDict({**locals(), "options": options or {}})
 
 
 def rollout(
@@ -178,10 +182,12 @@ def rollout(
   mask_rows: float = 1.0,
   mask_word: str = "_",
   every: int = 1,
+  problems: int = 0,
 ) -> ConfigDict:
   """See `methods.refiner.Rollout`; the defaults are the paper's.
 
-  `every` is how many updates one round of sampling serves.
+  `every` is how many updates one round of sampling serves, and `problems` how
+  many problems it answers; 0 for as many as the updates have rows.
   """
   return ConfigDict(dict(locals()))
 
@@ -209,8 +215,9 @@ def run_refine(
 
 def standard_arms(**settings) -> dict[str, ConfigDict]:
   """REFINER and its controls; `settings` go to every arm with a reviser."""
+  first = settings.get("generator", "")
   return {
-    "without critic": arm("none", turns=1, control=True),
+    "without critic": arm("none", generator=first, turns=1, control=True),
     "trained critic": arm("model", **settings),
     "oracle critic": arm("oracle", **settings),
     "no feedback": arm("none", control=True, **settings),
@@ -228,6 +235,7 @@ def standard_arms(**settings) -> dict[str, ConfigDict]:
     ),
     "self-consistency": arm(
       "vote",
+      generator=first,
       candidates=16,
       temperature=0.7,
       budget_of="trained critic",
@@ -409,6 +417,8 @@ def continue_instead(experiment: ConfigDict, control: str) -> None:
   section.train.steps = steps
   section.train.target = 0.0
   section.model = blocks.checkpoint("../warm_start")
+  # The rows the refiner sees.
+  section.options = experiment.train_refiner.options
 
 
 def smoke(experiment: ConfigDict) -> ConfigDict:

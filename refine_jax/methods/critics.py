@@ -19,6 +19,7 @@ from refine_jax.methods.refine import (
 )
 from refine_jax.records import Feedback, Problem, Trajectory
 from refine_jax.sampling.settings import Request
+from refine_jax.tasks.base import Task
 
 
 def oracle(
@@ -126,6 +127,16 @@ def _other(trajectory, said, pool, seed) -> Feedback:
     if problem != trajectory.problem:
       return feedback
   return Feedback(pool[rng.integers(len(pool))], accepted=False)
+
+
+def words_of(task: Task, problems: Sequence[Problem]) -> list[str]:
+  """Feedback that perturbations of these problems earn: a pool of noise."""
+  texts = {
+    row.feedback
+    for i, problem in enumerate(problems)
+    for row in task.perturb(problem, np.random.default_rng([0, i]))
+  }
+  return sorted(texts - {task.no_hint}) or [task.no_hint]
 
 
 def verdict_of(critic: Critic, words: Critic) -> Critic:

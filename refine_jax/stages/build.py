@@ -57,8 +57,10 @@ def resolve(path: str, workdir: pathlib.Path) -> pathlib.Path:
   return pathlib.Path(workdir, path)
 
 
-def task(config: ConfigDict) -> tasks.Task:
-  return tasks.load(config.name, **config.options.to_dict())
+def task(config: ConfigDict, options: ConfigDict | None = None) -> tasks.Task:
+  """The experiment's task; a stage may have `options` of its own."""
+  own = options.to_dict() if options else {}
+  return tasks.load(config.name, **{**config.options.to_dict(), **own})
 
 
 def problems(

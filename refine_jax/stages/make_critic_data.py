@@ -39,7 +39,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   if done.exists():
     return f"{workdir} is complete: {done.read_text().strip()}"
   settings = config.make_critic_data
-  task = build.task(config.task)
+  task = build.task(config.task, settings.options)
   stop = settings.rows or None
   problems = build.problems(task, settings.split, config.data, rows=(0, stop))
   rows = []

@@ -119,7 +119,9 @@ class Bench:
       "model": lambda: self._model_critic(self.settings.critic),
       "self": lambda: self._model_critic(reviser),
     }[arm.critic]()
-    pool = list(self.settings.noise_words) or [task.no_hint]
+    pool = list(self.settings.noise_words)
+    if not pool and (arm.noise or arm.words == "shuffled"):
+      pool = critics.words_of(task, self.problems[:200])
     if arm.noise:
       critic = critics.noisy(critic, rate=arm.noise, pool=pool, seed=seed)
     if arm.words == "shuffled":

@@ -34,7 +34,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   3. Train; every `eval_every` updates answer the validation problems.
   """
   settings = config.train_generator
-  task = build.task(config.task)
+  task = build.task(config.task, settings.options)
   template = build.template(config.template)
   mesh = build.mesh(config.mesh)
   model = build.fresh_model(

@@ -40,7 +40,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   3. Update on them, the loss summed over turns; validate by the same loop.
   """
   settings = config.train_refiner
-  task = build.task(config.task)
+  task = build.task(config.task, settings.options)
   template = build.template(config.template)
   mesh = build.mesh(config.mesh)
   model = build.load_model(build.resolve(settings.generator, workdir), mesh)
@@ -151,7 +151,7 @@ class Rounds:
       seed=self._config.seed + index,
     )
     generate = build.proposer(self._engine, params, sampling)
-    per_problem = wanted // (turns * size) * size
+    per_problem = self._settings.rollout.problems or wanted // turns
     by_turn = refiner.roll_out(
       self._task,
       self._chosen(index, per_problem),
@@ -215,22 +215,11 @@ def _critic(task, problems, config, workdir, mesh) -> refine.Critic:
       f"train_refiner.critic is oracle or model, not {settings.critic!r}"
     )
   if settings.noise:
-    pool = list(settings.noise_words) or noise_words(task, problems)
+    pool = list(settings.noise_words) or critics.words_of(task, problems[:200])
     critic = critics.noisy(
       critic, rate=settings.noise, pool=pool, seed=config.seed
     )
   return critic
-
-
-def noise_words(task, problems) -> list[str]:
-  """Feedback that perturbations of other problems would earn."""
-  rows = [
-    row
-    for i, problem in enumerate(problems[:200])
-    for row in task.perturb(problem, np.random.default_rng([0, i]))
-  ]
-  texts = sorted({r.feedback for r in rows if r.feedback != task.no_hint})
-  return texts or [task.no_hint]
 
 
 def _validation(task, problems, model, critic, template, config):
