@@ -98,13 +98,25 @@ IMPLEMENTATIONS = {
 }
 
 
-def choose(q_BLNH, k_BSKH, bias, platform: str) -> str:
-  """What "auto" means; cudnn wants half precision and heads of at most 128."""
+def choose(
+  q_BLNH: jax.Array,
+  k_BSKH: jax.Array,
+  bias: jax.Array | None,
+  platform: str,
+  *,
+  dense: bool = False,
+) -> str:
+  """What "auto" means.
+
+  cudnn wants half precision, heads of at most 128 in eights and, where a mask
+  is `dense` (more than causality by index), even lengths. T5's bias gradient
+  stays with XLA.
+  """
   dim = q_BLNH.shape[-1]
   half = q_BLNH.dtype in (jnp.bfloat16, jnp.float16)
-  if (
-    platform == "gpu" and half and bias is None and dim <= 128 and dim % 8 == 0
-  ):
+  odd = q_BLNH.shape[1] % 2 or k_BSKH.shape[1] % 2
+  fits = half and dim <= 128 and dim % 8 == 0 and not (dense and odd)
+  if platform == "gpu" and bias is None and fits:
     return "cudnn"
   return "xla"
 
@@ -144,7 +156,11 @@ def attend(
     ValueError: an unknown implementation.
   """
   if implementation == "auto":
-    implementation = choose(q_BLNH, k_BSKH, bias, jax.default_backend())
+    structure = (kv_segments_BS, q_positions_BL, kv_positions_BS)
+    dense = any(part is not None for part in structure)
+    implementation = choose(
+      q_BLNH, k_BSKH, bias, jax.default_backend(), dense=dense
+    )
   if implementation not in IMPLEMENTATIONS:
     raise ValueError(
       f"attention implementation {implementation!r}: expected 'auto' or one of"

@@ -177,6 +177,14 @@ def test_auto(platform, dtype, dim, bias, expected):
   assert attention.choose(q, q, bias, platform) == expected
 
 
+def test_auto_keeps_odd_lengths_with_a_dense_mask_from_cudnn():
+  q = jnp.zeros((1, 3, 2, 64), jnp.bfloat16)
+  assert attention.choose(q, q, None, "gpu") == "cudnn"
+  assert attention.choose(q, q, None, "gpu", dense=True) == "xla"
+  q = jnp.zeros((1, 4, 2, 64), jnp.bfloat16)
+  assert attention.choose(q, q, None, "gpu", dense=True) == "cudnn"
+
+
 def test_an_unknown_implementation_is_named():
   with pytest.raises(ValueError, match="'flash'"):
     attention.attend(*arrays(), scale=1.0, implementation="flash")

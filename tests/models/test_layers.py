@@ -87,6 +87,29 @@ def test_activations(name, at_one):
   assert layers.activation_from_hf(layers.activation_to_hf(name)) == name
 
 
+class Squared(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    return jnp.sin(layers.Dense((8,), ("embed", "mlp"))(x)) ** 2
+
+
+@pytest.mark.parametrize("policy", ["none", "full", "dots", "dots_no_batch"])
+def test_remat_keeps_what_its_policy_says(policy):
+  plain = Squared()
+  variables = nn.unbox(plain.init(jax.random.key(0), X))
+  module = layers.remat(Squared, policy)()
+
+  def total(v, module):
+    return module.apply(v, X).sum()
+
+  expected = jax.grad(total)(variables, plain)
+  found = jax.grad(total)(variables, module)
+  jax.tree.map(np.testing.assert_allclose, found, expected)
+  text = str(jax.make_jaxpr(lambda v: jax.grad(total)(v, module))(variables))
+  # The product itself, its recomputation, and the kernel's gradient.
+  assert text.count("dot_general") == (3 if policy == "full" else 2)
+
+
 def test_unknown_names_are_told():
   with pytest.raises(ValueError, match="'tanhshrink'"):
     layers.activation("tanhshrink")
