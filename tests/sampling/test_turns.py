@@ -20,7 +20,7 @@ QUESTIONS = ("abc", "a", "fedcba", "hhh", "bcd", "ecb", "abab", "c")
 # Greedy and sampled rows, and several budgets, in one batch.
 SETTINGS = tuple(
   Sampling(
-    temperature=(0.0, 1.0, 0.7, 1.3)[i % 4],
+    temperature=(0.0, 1.0, 3.0, 9.0)[i % 4],
     top_p=(1.0, 0.9)[i % 2],
     max_tokens=ROOM - i % 3,
     seed=i,
@@ -195,10 +195,9 @@ def test_equals_the_plain_loop(expected, devices):
       assert ids(found.hypotheses, turn, row) == hypothesis, (turn, row)
       assert ids(found.feedback, turn, row) == feedback, (turn, row)
       assert found.accepted_UB[turn, row] == accepted
-  # Some answers ended at EOS, some at their budget.
+  # Some answers ended before their budget: at EOS, which is not spliced.
   budgets = [s.max_tokens for s in SETTINGS]
-  lengths = [len(h) == budgets[i] for i, (h, *_) in history[0].items()]
-  assert any(lengths) and not all(lengths)
+  assert any(len(h) < budgets[i] for i, (h, *_) in history[0].items())
   # Something was frozen early, something took every turn.
   assert len(history[0]) > len(history[-1]) > 0
   assert not found.spent_UB[~found.taken_UB].any()
