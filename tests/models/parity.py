@@ -5,7 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tiny_families
 import torch
+from safetensors.numpy import load_file
 
 from refine_jax.batch import Batch
 from refine_jax.models import hf
@@ -66,21 +68,11 @@ def torch_loss(model, batch):
   return total / int(batch.target_mask_BT.sum())
 
 
-def loss(module, params, batch):
-  hidden_BTD = module.apply({"params": params}, batch).hidden_BTD
-  logp_BTV = jax.nn.log_softmax(module.unembed(params, hidden_BTD))
-  picked_BT = jnp.take_along_axis(
-    logp_BTV, jnp.asarray(batch.target_BT)[..., None], axis=-1
-  )[..., 0]
-  mask_BT = jnp.asarray(batch.loss_mask_BT)
-  return -jnp.where(mask_BT, picked_BT, 0).sum() / mask_BT.sum()
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def both(module, params, batch):
   """Logits and loss gradients in one program."""
   hidden_BTD = module.apply({"params": params}, batch).hidden_BTD
-  gradient = jax.grad(lambda p: loss(module, p, batch))(params)
+  gradient = jax.grad(lambda p: tiny_families.loss(module, p, batch))(params)
   return module.unembed(params, hidden_BTD), gradient
 
 
@@ -166,8 +158,6 @@ def check_export(model_class, module, params, tmp_path):
 
 
 def read_tensors(folder):
-  from safetensors.numpy import load_file
-
   found = {}
   for path in sorted(folder.glob("*.safetensors")):
     found |= load_file(path)
