@@ -1,12 +1,12 @@
 """Unlimited rows like the published ones; a row is a function of (seed, index).
 
-Measured on the 28,000 published rows: antecedents and conclusions of a row's
-rules are all distinct; half of the rules have one antecedent, a quarter each
-two under `and` and `or`; half are about the class (not in `easy`); people,
-animals and plants are a third of the subjects each; the facts lead to no, one
-and two conclusions in 17.3, 75.5 and 7.2 % of rows, and all pairs of facts
-that lead to as many are about equally likely; in `hard` a fact is written as
-itself or as any of its synonyms, equally likely.
+As measured on the 28,000 published rows: antecedents and conclusions of a
+row's rules are all distinct; half of the rules have one antecedent, a quarter
+each two under `and` and `or`; half are about the class (not in `easy`);
+people, animals and plants are a third of the subjects each. A quarter of the
+facts are any two attributes, the others any two that lead to a conclusion, so
+that none, one and two follow in 17, 76 and 7 % of rows. In `hard` a fact is
+written as itself or as any of its synonyms, all equally likely.
 
 Rows are made in blocks with numpy, from a counter-based generator of our own
 (the same in every version), and kept as a few bytes each.
@@ -38,27 +38,11 @@ _FACT_CODE = {word: i for i, word in enumerate(_FACTS)}
 _SUBJECT_CODE = {word: i for i, word in enumerate(_SUBJECTS)}
 _OPS = ("", "", "and", "or")
 _OP_CODE = {"": 0, "and": 2, "or": 3}
-# Shares of rows with no, one, two conclusions: published, and with uniform
-# facts, by number of rules (measured on a million draws each).
-_PUBLISHED = np.array([0.173, 0.755, 0.072])
-_UNIFORM = np.array(
-  [
-    [1.0, 1.0, 1.0],
-    [0.9277, 0.0723, 1.0],
-    [0.8584, 0.1387, 0.0029],
-    [0.7916, 0.1997, 0.0088],
-    [0.7283, 0.2539, 0.0177],
-    [0.6666, 0.3034, 0.03],
-  ]
-)
-# `_KEEP[rules, conclusions]`: the share of draws that is kept, to make the
-# second like the first (two conclusions stay rarer with few rules).
-_KEEP = _PUBLISHED / _UNIFORM
-_KEEP = np.minimum(_KEEP / _KEEP[:, 1:2], 1.0)
-# The published facts match `or` rules this much less often than their number
-# of antecedents says.
-_OR_WEIGHT = 0.87
+# The share of facts that are any pair; the others lead to a conclusion.
+_ANY = 0.26
 _BUCKETS = 16
+# All pairs of attributes.
+_FIRST, _SECOND = np.triu_indices(len(ATTRIBUTES), 1)
 # `_SURFACES[attribute, i % _WAYS[attribute]]` are its spellings' codes.
 _WAYS = np.array([1 + len(SYNONYMS.get(a, ())) for a in ATTRIBUTES])
 _SURFACES = np.zeros((len(ATTRIBUTES), _WAYS.max()), np.uint8)
@@ -121,8 +105,8 @@ class _Draws:
 
 def draw(
   keys_B: np.ndarray, *, difficulty: str, rules: int, curriculum: float
-) -> tuple[Codes, np.ndarray]:
-  """One row per 64-bit key, and which to keep; see `Rows` for the rest."""
+) -> Codes:
+  """One row per 64-bit key; see `Rows` for the rest."""
   draws = _Draws(keys_B)
   size = len(keys_B)
   order = np.argsort(draws.bits(len(ATTRIBUTES)), axis=1, kind="stable")
@@ -137,11 +121,9 @@ def draw(
   if rules > 1:
     fewer = 1 + draws.below(rules - 1, 1)[:, 0]
     rules_B = np.where(draws.uniform() < curriculum, fewer, rules_B)
-  a_B, step_B = draws.below(25, 1)[:, 0], 1 + draws.below(24, 1)[:, 0]
-  pair_B2 = np.stack([a_B, (a_B + step_B) % 25], 1)
-  good_B = _natural(draws, words_BK3, shapes_BK, rules_B, pair_B2)
+  pair_B2 = _facts(draws, words_BK3, shapes_BK, rules_B)
   facts_B2 = _surfaces(draws, pair_B2) if difficulty == "hard" else pair_B2
-  codes = Codes(
+  return Codes(
     words_BK3,
     shapes_BK,
     about_BK.astype(np.uint8),
@@ -149,7 +131,6 @@ def draw(
     facts_B2.astype(np.uint8),
     rules_B.astype(np.uint8),
   )
-  return codes, good_B
 
 
 def _subjects(draws: _Draws) -> np.ndarray:
@@ -167,18 +148,43 @@ def _surfaces(draws: _Draws, facts_B2: np.ndarray) -> np.ndarray:
   return _SURFACES[facts_B2, ways.astype(np.int64)]
 
 
-def _natural(draws, words_BK3, shapes_BK, rules_B, facts_B2) -> np.ndarray:
-  """Rejects rows until conclusions are as common as in the published ones."""
-  first, second, told = np.moveaxis(words_BK3, 2, 0)
-  counts = np.arange(_RULES) < rules_B[:, None]
-  a, b = facts_B2[:, :1], facts_B2[:, 1:]
-  both = ((first == a) & (second == b)) | ((first == b) & (second == a))
-  left, right = (first == a) | (first == b), (second == a) | (second == b)
-  fires = np.where(shapes_BK == 2, both, left | ((shapes_BK == 3) & right))
-  new = fires & counts & (told != a) & (told != b)
-  found = new.sum(1)
-  hits = ((left.astype(int) + right) * (new & (shapes_BK == 3))).sum(1)
-  return draws.uniform() < _KEEP[rules_B, found] * _OR_WEIGHT**hits
+def _facts(draws, words_BK3, shapes_BK, rules_B) -> np.ndarray:
+  """Any pair, or one of those that lead to a conclusion; B2, attributes."""
+  alone, left, right, told = _roles(words_BK3, shapes_BK, rules_B)
+  a, b = (lambda m: m[:, _FIRST]), (lambda m: m[:, _SECOND])
+  fired = a(alone) | b(alone)
+  fired |= (a(left) & b(right)) | (a(right) & b(left))
+  fired &= ~(a(told) | b(told))
+  free = draws.uniform() < _ANY
+  allowed = (fired > 0) | free[:, None]
+  heap = allowed.cumsum(1, dtype=np.uint16)
+  point = 1 + np.floor(draws.uniform() * heap[:, -1]).astype(np.uint16)
+  pair = (heap >= point[:, None]).argmax(1)
+  facts = np.stack([_FIRST[pair], _SECOND[pair]], 1)
+  flip = draws.below(2, 1) == 1
+  return np.where(flip, facts[:, ::-1], facts)
+
+
+def _roles(words_BK3, shapes_BK, rules_B):
+  """Sets of rules as bits, [B, attributes]: where an attribute does what.
+
+  Returns:
+    fires the rule alone; is one of, and the other of, an `and`'s antecedents;
+    is the conclusion.
+  """
+  size = len(rules_B)
+  alone, left, right, told = np.zeros((4, size, len(ATTRIBUTES)), np.uint8)
+  rows = np.arange(size)
+  for k in range(_RULES):
+    bit = (k < rules_B).astype(np.uint8) << k
+    first, second, conclusion = words_BK3[:, k].T
+    shape = shapes_BK[:, k]
+    alone[rows, first] |= bit * (shape != 2)
+    alone[rows, second] |= bit * (shape == 3)
+    left[rows, first] |= bit * (shape == 2)
+    right[rows, second] |= bit * (shape == 2)
+    told[rows, conclusion] |= bit
+  return alone, left, right, told
 
 
 def fingerprints(codes: Codes) -> np.ndarray:
@@ -280,6 +286,8 @@ class Rows(Sequence[Mapping[str, Any]]):
       raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
     if not 1 <= rules <= _RULES:
       raise ValueError(f"rules must lie between 1 and 5, got {rules}")
+    if not 0 <= seed < 2**31:
+      raise ValueError(f"seed must lie between 0 and 2**31 - 1, got {seed}")
     if not 0 <= curriculum <= 1:
       raise ValueError(f"curriculum must lie in [0, 1], got {curriculum}")
     self._size, self._seed, self._split = size, seed, split
@@ -333,10 +341,10 @@ class Rows(Sequence[Mapping[str, Any]]):
     """A try at each row, and which may stay."""
     seed = np.uint64([self._seed + 1]) * np.uint64(2**32)
     keys = _mix(_mix(seed + np.uint64(attempt)) + indices)
-    codes, good = draw(keys, **self._how)
+    codes = draw(keys, **self._how)
     prints = fingerprints(codes)
-    good &= split_of(prints) == self._split
-    return codes, good & ~np.isin(prints, self._avoid)
+    mine = split_of(prints) == self._split
+    return codes, mine & ~np.isin(prints, self._avoid)
 
 
 def split_of(prints: np.ndarray) -> np.ndarray:

@@ -15,8 +15,8 @@ Row = dict[str, Any]
 class Table(Sequence[Mapping[str, Any]]):
   """The rows of a csv or json file that `keep` keeps.
 
-  Every row gains `id` (`<name>-<number>`, unless it has one) and `line`: the
-  number of the data row, from 1.
+  Every row gains `id` (`<name>-<number>`, unless it has one) and `line`, see
+  `read`.
   """
 
   def __init__(
@@ -36,7 +36,7 @@ class Table(Sequence[Mapping[str, Any]]):
   def _load(self) -> list[Row]:
     if self._rows is None:
       rows = [
-        {"id": f"{self._name}-{i}", **row, "line": i + 1}
+        {"id": f"{self._name}-{i}", **row}
         for i, row in enumerate(read(self.path))
       ]
       rows = rows[self._slice]
@@ -53,20 +53,23 @@ class Table(Sequence[Mapping[str, Any]]):
 def read(path: str | os.PathLike) -> list[Row]:
   """All rows of a .csv (with a header) or .json (a list of objects) file.
 
+  Each has its `line`, from 1: in json, which has none, the row's number.
+
   Raises:
     FileNotFoundError, or records.BadRow where the file is not of its format.
   """
   path = pathlib.Path(path)
   with open(path, encoding="utf-8", newline="") as f:
     if path.suffix == ".csv":
-      return list(csv.DictReader(f))
+      reader = csv.DictReader(f)
+      return [{**row, "line": reader.line_num} for row in reader]
     try:
       rows = json.load(f)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
       raise records.BadRow(f"not JSON: {error}", file=str(path)) from None
   if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
     raise records.BadRow("not a list of objects", file=str(path))
-  return rows
+  return [{**row, "line": i + 1} for i, row in enumerate(rows)]
 
 
 def field(row: Mapping[str, Any], name: str, kind: type | tuple = str) -> Any:
