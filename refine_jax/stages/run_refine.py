@@ -72,6 +72,7 @@ class Bench:
     self.by_id = {p.id: p for p in self.problems}
     self.questions = {p.id: self.task.prompt(p) for p in self.problems}
     self._models: dict[str, tuple[build.Model, Any]] = {}
+    self._known: dict[Any, dict[records.Prompt, records.Sample]] = {}
 
   def run(self, name: str, folder: pathlib.Path) -> None:
     arm = self.settings.arms[name]
@@ -181,7 +182,12 @@ class Bench:
     ).max_tokens
     if length not in engines:
       engines[length] = build.engine(model, section, length)
-    return build.proposer(engines[length], model.params, sampling)
+    propose = build.proposer(engines[length], model.params, sampling)
+    if sampling.temperature:
+      return propose
+    # Arms share their first turns and what the critic says of them.
+    known = self._known.setdefault((path, sampling), {})
+    return remembering(propose, known)
 
   def _model(self, path: str):
     if path not in self._models:
@@ -207,6 +213,27 @@ class Bench:
     return dataclasses.replace(
       trajectory, gold=self.task.target(problem), meta=meta
     )
+
+
+def remembering(
+  propose: refine.Proposer, known: dict[records.Prompt, records.Sample]
+) -> refine.Proposer:
+  """A greedy proposer that answers each prompt once; fills `known`."""
+
+  def answer(requests):
+    new = {r.prompt: r for r in requests if r.prompt not in known}
+    once = [dataclasses.replace(r, n=1) for r in new.values()]
+    for prompt, (sample,) in zip(new, propose(once), strict=True):
+      known[prompt] = sample
+    return [
+      [
+        dataclasses.replace(known[r.prompt], id=f"{r.id}/{i}")
+        for i in range(r.n)
+      ]
+      for r in requests
+    ]
+
+  return answer
 
 
 def _problem_of(request: Request) -> str:
