@@ -21,7 +21,7 @@ def make(**changes):
   settings = {
     "slots": (4, 8),
     "prompt_buckets": (4, 8),
-    "token_buckets": (8, 16),
+    "token_buckets": (16,),
     "chunk": 3,
   }
   return Engine(FAMILY, TOKENIZER, **{**settings, **changes})

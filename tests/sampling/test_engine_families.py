@@ -92,15 +92,14 @@ def test_shared_prompts_are_prefilled_once(found):
   assert engine.statistics.compilations == 0
 
 
-@pytest.mark.parametrize("name", ["llama", "t5"])
-def test_eight_devices(name):
-  family = getattr(families, name)()
-  params = families.initialised(family)
+@pytest.mark.parametrize("found", ["llama", "t5"], indirect=True)
+def test_eight_devices(found):
+  one_engine, params, one = found
+  family = one_engine.family
   mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
   shardings = sharding.of_variables(families.abstract(family), mesh)
   placed = jax.device_put(params, shardings)
   engine = make(family, mesh=mesh)
-  one = make(family).generate(params, REQUESTS)
   many = engine.generate(placed, REQUESTS)
   for a, b in zip(one, many, strict=True):
     assert [s.tokens for s in a] == [s.tokens for s in b]
