@@ -55,12 +55,11 @@ class Attention(nn.Module):
     return nn.unbox(kernel)
 
   def __call__(self, x_BLD, source_BSD, **structure) -> jax.Array:
-    q_BLNH = self.q(x_BLD)
-    k_BSNH, v_BSNH = self.k(source_BSD), self.v(source_BSD)
+    axes = ("batch", "length", "heads", "head_dim")
     out_BLNH = attention.attend(
-      q_BLNH,
-      k_BSNH,
-      v_BSNH,
+      sharding.constrain(self.q(x_BLD), *axes),
+      sharding.constrain(self.k(source_BSD), *axes),
+      sharding.constrain(self.v(source_BSD), *axes),
       scale=1.0,
       implementation=self.config.attention,
       **structure,
@@ -241,13 +240,15 @@ def stack(layer: type[nn.Module], config: Any, depth: int, inputs: int):
   Args:
     inputs: how many arguments after the state every layer gets as they are.
   """
+  # Without a loop, common subexpressions would undo the recomputation.
+  short = depth <= config.unroll and config.remat == "none"
   scanned = nn.scan(
     layers.remat(layer, config.remat),
     variable_axes={"params": 0},
     split_rngs={"params": True, "dropout": True},
     in_axes=(nn.broadcast,) * inputs,
     length=depth,
-    unroll=min(config.unroll, depth),
+    unroll=depth if short else 1,
     metadata_params={nn.PARTITION_NAME: "layers"},
   )
   return scanned(config)
