@@ -38,14 +38,15 @@ root=$(cd "$root" && pwd)
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$root/.xla}
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
 
-# stage NAME FOLDER [CONFIG ARGUMENT]: one binary in a folder of the seed's run.
+# stage NAME FOLDER [CONFIG ARGUMENT [FLAG...]]: one binary in a folder of the
+# seed's run.
 stage() {
   local spec=$config
-  if (($# > 2)); then
+  if [[ -n ${3:-} ]]; then
     if [[ $spec == *.py:* ]]; then spec+=",$3"; else spec+=":$3"; fi
   fi
   python -m "refine_jax.stages.$1" --config="$spec" --config.seed="$seed" \
-    --workdir="$run/$2" ${overrides[@]+"${overrides[@]}"}
+    --workdir="$run/$2" "${@:4}" ${overrides[@]+"${overrides[@]}"}
 }
 
 # Branches that need nothing of each other run side by side, a core each.
@@ -75,13 +76,16 @@ controls() {
   stage train_generator plain_compute control=compute
 }
 
+trained_arms() { stage run_refine refine "" --config.run_refine.share=critic; }
+other_arms() { stage run_refine refine "" --config.run_refine.share=rest; }
+
 for ((seed = first_seed; seed < first_seed + seeds; seed++)); do
   run="$root/seed$seed"
   echo "== seed $seed in $run"
   stage train_tokenizer tokenizer
   stage train_generator warm_start
   together refiner controls
-  stage run_refine refine
+  together trained_arms other_arms
 done
 python -m refine_jax.stages.make_report --config="$config" \
   --workdir="$root" ${overrides[@]+"${overrides[@]}"}

@@ -208,9 +208,10 @@ def run_refine(
   """Inference over `rows` (first, last; last 0 for all) of a split.
 
   Arms run in the order given (a ConfigDict would sort them); `only` names
-  some of them.
+  some of them, and `share` those with a trained critic (`critic`) or the
+  others (`rest`), for two processes side by side.
   """
-  return ConfigDict({**locals(), "order": tuple(arms), "only": ()})
+  return ConfigDict({**locals(), "order": tuple(arms), "only": (), "share": ""})
 
 
 def standard_arms(**settings) -> dict[str, ConfigDict]:

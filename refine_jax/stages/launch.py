@@ -26,6 +26,7 @@ Main = Callable[[ConfigDict, pathlib.Path], str]
 # What may change between two starts in one workdir: it changes no result.
 FREE = (
   "run_refine.only",
+  "run_refine.share",
   *(
     f"{stage}.train.{field}"
     for stage in ("train_generator", "train_critic", "train_refiner")

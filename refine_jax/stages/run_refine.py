@@ -41,15 +41,21 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   """
   settings = config.run_refine
   bench = Bench(config, workdir)
-  names = settings.only or settings.order
+  names = [n for n in settings.only or settings.order if _mine(n, settings)]
   for name in names:
-    if name not in settings.arms:
-      raise ValueError(f"no arm {name!r}; there are {list(settings.order)}")
     folder = workdir / name
     if not (folder / "summary.json").exists():
       bench.run(name, folder)
     print(_line(name, folder), flush=True)
   return f"Answered {len(bench.problems)} problems in {len(names)} arms"
+
+
+def _mine(name: str, settings: ConfigDict) -> bool:
+  """Whether an arm belongs to this process's share."""
+  if name not in settings.arms:
+    raise ValueError(f"no arm {name!r}; there are {list(settings.order)}")
+  trained = settings.arms[name].critic in ("model", "self", "vote")
+  return settings.share in ("", "critic" if trained else "rest")
 
 
 class Bench:
