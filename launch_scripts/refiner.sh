@@ -36,6 +36,10 @@ mkdir -p "$root"
 root=$(cd "$root" && pwd)
 # Programs compiled once serve all stages and seeds.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$root/.xla}
+# Small models gain nothing from several threads, and branches run beside it.
+if ((jobs > 1)); then
+  export XLA_FLAGS="${XLA_FLAGS:-} --xla_cpu_multi_thread_eigen=false"
+fi
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
 
 # stage NAME FOLDER [CONFIG ARGUMENT [FLAG...]]: one binary in a folder of the
@@ -49,7 +53,7 @@ stage() {
     --workdir="$run/$2" "${@:4}" ${overrides[@]+"${overrides[@]}"}
 }
 
-# Branches that need nothing of each other run side by side, a core each.
+# Branches that need nothing of each other run side by side.
 together() {
   local branch pid failed=0 pids=()
   if ((jobs == 1)); then
@@ -57,24 +61,24 @@ together() {
     return
   fi
   for branch in "$@"; do
-    XLA_FLAGS="${XLA_FLAGS:-} --xla_cpu_multi_thread_eigen=false" "$branch" &
+    "$branch" &
     pids+=($!)
   done
   for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
   return $failed
 }
 
-refiner() {
+critic() {
   stage make_critic_data critic_data
   stage train_critic critic
-  stage train_refiner refiner
 }
 # The same generator without a critic: as many updates as the refiner has, and
 # as much compute as refiner and critic together.
-controls() {
+refiner() {
+  stage train_refiner refiner
   stage train_generator plain_updates control=updates
-  stage train_generator plain_compute control=compute
 }
+plain() { stage train_generator plain_compute control=compute; }
 
 trained_arms() { stage run_refine refine "" --config.run_refine.share=critic; }
 other_arms() { stage run_refine refine "" --config.run_refine.share=rest; }
@@ -84,7 +88,7 @@ for ((seed = first_seed; seed < first_seed + seeds; seed++)); do
   echo "== seed $seed in $run"
   stage train_tokenizer tokenizer
   stage train_generator warm_start
-  together refiner controls
+  together critic refiner plain
   together trained_arms other_arms
 done
 python -m refine_jax.stages.make_report --config="$config" \

@@ -74,7 +74,13 @@ def _train(args, learning_rate, steps, **settings):
       b2=0.98,
       multipliers=bias,
     ),
-    **{"batch_size": 16, "eval_every": 250, "eval_rows": 500, **settings},
+    **{
+      "batch_size": 16,
+      "eval_every": 250,
+      "eval_rows": 300,
+      "log_every": 100,
+      **settings,
+    },
   )
 
 
@@ -112,7 +118,7 @@ def _small(args):
     feedback=config.sampling(max_tokens=8),
     warm_start=_train(args, 2e-3, 5000, target=48.0),
     train_critic=_train(args, 1e-3, 1500),
-    train_refiner=_train(args, 1e-3, 1000),
+    train_refiner=_train(args, 1e-3, 600, eval_every=100),
     make_critic_data=config.make_critic_data(
       generator="../warm_start",
       rows=4000,
@@ -132,7 +138,7 @@ def _small(args):
       errors_only=True,
       mask=1.0,
       mask_rows=0.4,
-      every=1000,
+      every=600,
       problems=4000,
     ),
     arms=_arms(),
@@ -152,11 +158,8 @@ def _arms():
   warm = {"generator": "../warm_start"}
   arms = config.standard_arms(**warm)
   plain = {"turns": 1, "control": True}
-  four = {"candidates": 4, "temperature": 0.7, **warm}
   return {
     **arms,
-    "trained critic, 4 candidates": config.arm("model", **four),
-    "oracle critic, 4 candidates": config.arm("oracle", **four),
     "plain training, the refiner's updates": config.arm(
       "none", generator="../plain_updates", **plain
     ),

@@ -237,7 +237,7 @@ def standard_arms(**settings) -> dict[str, ConfigDict]:
     "self-consistency": arm(
       "vote",
       generator=first,
-      candidates=16,
+      candidates=8,
       temperature=0.7,
       budget_of="trained critic",
       control=True,
