@@ -158,22 +158,11 @@ def _equals(words: Words, ids: tuple[int, ...]) -> jax.Array:
   return same_B & (words.lengths_B == len(ids))
 
 
-class _Parts:
-  """Pieces of prompts for a batch."""
-
-  def __init__(self, batch: int):
-    self._batch = batch
-
-  def ids(self, ids: tuple[int, ...], where_B=True):
-    """Fixed ids in the rows where they belong."""
-    ids_BN = jnp.broadcast_to(
-      jnp.array(ids, jnp.int32), (self._batch, len(ids))
-    )
-    lengths_B = jnp.where(where_B, len(ids), 0).astype(jnp.int32)
-    return ids_BN, jnp.broadcast_to(lengths_B, (self._batch,))
-
-  def words(self, words: Words):
-    return words.tokens_BT, words.lengths_B
+def _fixed(ids: tuple[int, ...], batch: int, when: jax.Array | bool = True):
+  """The same ids in every row, or in none."""
+  ids_BN = jnp.broadcast_to(jnp.array(ids, jnp.int32), (batch, len(ids)))
+  length = jnp.where(when, len(ids), 0).astype(jnp.int32)
+  return ids_BN, jnp.broadcast_to(length, (batch,))
 
 
 def make_refine_program(
@@ -198,86 +187,113 @@ def make_refine_program(
     template: what stands between the parts.
     mesh: where the parameters live; None for one device.
   """
-
-  def turn(u, carry, weights, inputs: Inputs):
-    hypothesis, feedback, live_B, out = carry
-    part = _Parts(live_B.shape[0])
-    later = jnp.broadcast_to(u > 0, live_B.shape)
-    question = (inputs.x_BP, inputs.lengths_B)
-    hypothesis, spent_B = _sample(
-      generator,
-      weights[0],
-      splice(
-        [
-          part.ids(template.generator_start),
-          question,
-          part.ids(template.hypothesis, later),
-          part.words(hypothesis),
-          part.ids(template.feedback, later),
-          part.words(feedback),
-          part.ids(template.generator_end),
-        ]
-      ),
-      _live(
-        inputs.generator,
-        live_B,
-        inputs.generator_requests_UB[u],
-        hypothesis_length,
-      ),
-      hypothesis_length,
-    )
-    feedback, more_B = _sample(
-      critic,
-      weights[1],
-      splice(
-        [
-          part.ids(template.critic_start),
-          question,
-          part.ids(template.hypothesis),
-          part.words(hypothesis),
-          part.ids(template.critic_end),
-        ]
-      ),
-      _live(
-        inputs.critic, live_B, inputs.critic_requests_UB[u], feedback_length
-      ),
-      feedback_length,
-    )
-    accepted_B = live_B & _equals(feedback, template.no_hint)
-    now = Turns(hypothesis, feedback, accepted_B, live_B, spent_B + more_B)
-    out = jax.tree.map(lambda all, one: all.at[u].set(one), out, now)
-    return hypothesis, feedback, live_B & ~accepted_B, out
-
-  def program(generator_params, critic_params, inputs: Inputs) -> Turns:
-    batch = inputs.lengths_B.shape[0]
-    weights = (
-      generator.decode_weights(generator_params),
-      critic.decode_weights(critic_params),
-    )
-    start = (
-      _nothing(batch, hypothesis_length),
-      _nothing(batch, feedback_length),
-      inputs.lengths_B > 0,
-      jax.tree.map(
-        lambda x: jnp.zeros((turns, *x.shape), x.dtype),
-        _no_turn(batch, hypothesis_length, feedback_length),
-      ),
-    )
-    _, (*_, out) = jax.lax.while_loop(
-      lambda c: (c[0] < turns) & jnp.any(c[1][2]),
-      lambda c: (c[0] + 1, turn(c[0], c[1], weights, inputs)),
-      (jnp.int32(0), start),
-    )
-    return out
-
-  jitted = jax.jit(program)
+  program = jax.jit(
+    _Program(
+      generator, critic, turns, hypothesis_length, feedback_length, template
+    ).run
+  )
 
   def run(generator_params, critic_params, inputs: Inputs) -> Turns:
     scope = contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
     with scope:
-      return jitted(generator_params, critic_params, inputs)
+      return program(generator_params, critic_params, inputs)
 
   return run
+
+
+@dataclasses.dataclass(frozen=True)
+class _Program:
+  """`make_refine_program`'s arguments, and what is traced."""
+
+  generator: Any
+  critic: Any
+  turns: int
+  hypothesis_length: int
+  feedback_length: int
+  template: TemplateIds
+
+  def run(self, generator_params, critic_params, inputs: Inputs) -> Turns:
+    batch = inputs.lengths_B.shape[0]
+    hypothesis = _nothing(batch, self.hypothesis_length)
+    feedback = _nothing(batch, self.feedback_length)
+    no_B = jnp.zeros((batch,), bool)
+    none = Turns(hypothesis, feedback, no_B, no_B, hypothesis.lengths_B)
+    out = jax.tree.map(
+      lambda x: jnp.zeros((self.turns, *x.shape), x.dtype), none
+    )
+    weights = (
+      self.generator.decode_weights(generator_params),
+      self.critic.decode_weights(critic_params),
+    )
+
+    def going(carry):
+      u, _, _, live_B, _ = carry
+      return (u < self.turns) & jnp.any(live_B)
+
+    def one(carry):
+      u, hypothesis, feedback, live_B, out = carry
+      now = self._turn(u, hypothesis, feedback, live_B, weights, inputs)
+      out = jax.tree.map(lambda all, one: all.at[u].set(one), out, now)
+      live_B = live_B & ~now.accepted_UB
+      return u + 1, now.hypotheses, now.feedback, live_B, out
+
+    start = (jnp.int32(0), hypothesis, feedback, inputs.lengths_B > 0, out)
+    return jax.lax.while_loop(going, one, start)[-1]
+
+  def _turn(self, u, hypothesis, feedback, live_B, weights, inputs) -> Turns:
+    """One turn's part of the result, without the axis of turns."""
+    hypothesis, spent_B = _sample(
+      self.generator,
+      weights[0],
+      self._generator_prompt(u, inputs, hypothesis, feedback),
+      _live(
+        inputs.generator,
+        live_B,
+        inputs.generator_requests_UB[u],
+        self.hypothesis_length,
+      ),
+      self.hypothesis_length,
+    )
+    feedback, more_B = _sample(
+      self.critic,
+      weights[1],
+      self._critic_prompt(inputs, hypothesis),
+      _live(
+        inputs.critic,
+        live_B,
+        inputs.critic_requests_UB[u],
+        self.feedback_length,
+      ),
+      self.feedback_length,
+    )
+    accepted_B = live_B & _equals(feedback, self.template.no_hint)
+    return Turns(hypothesis, feedback, accepted_B, live_B, spent_B + more_B)
+
+  def _generator_prompt(self, u, inputs, hypothesis, feedback):
+    template, batch = self.template, inputs.lengths_B.shape[0]
+    return splice(
+      [
+        _fixed(template.generator_start, batch),
+        (inputs.x_BP, inputs.lengths_B),
+        _fixed(template.hypothesis, batch, u > 0),
+        (hypothesis.tokens_BT, hypothesis.lengths_B),
+        _fixed(template.feedback, batch, u > 0),
+        (feedback.tokens_BT, feedback.lengths_B),
+        _fixed(template.generator_end, batch),
+      ]
+    )
+
+  def _critic_prompt(self, inputs, hypothesis):
+    template, batch = self.template, inputs.lengths_B.shape[0]
+    return splice(
+      [
+        _fixed(template.critic_start, batch),
+        (inputs.x_BP, inputs.lengths_B),
+        _fixed(template.hypothesis, batch),
+        (hypothesis.tokens_BT, hypothesis.lengths_B),
+        _fixed(template.critic_end, batch),
+      ]
+    )
 
 
 def _live(rows: Rows, live_B, requests_B, room: int) -> Rows:
@@ -291,14 +307,4 @@ def _live(rows: Rows, live_B, requests_B, room: int) -> Rows:
 def _nothing(batch: int, room: int) -> Words:
   return Words(
     jnp.zeros((batch, room), jnp.int32), jnp.zeros((batch,), jnp.int32)
-  )
-
-
-def _no_turn(batch: int, hypothesis: int, feedback: int) -> Turns:
-  return Turns(
-    hypotheses=_nothing(batch, hypothesis),
-    feedback=_nothing(batch, feedback),
-    accepted_UB=jnp.zeros((batch,), bool),
-    taken_UB=jnp.zeros((batch,), bool),
-    spent_UB=jnp.zeros((batch,), jnp.int32),
   )
