@@ -13,6 +13,6 @@ trap 'rm -rf "$profile"' EXIT
 "$browser" --headless --no-sandbox --disable-gpu --disable-quic \
   --no-first-run --disable-background-networking --disable-component-update \
   --disable-sync --hide-scrollbars --user-data-dir="$profile" \
-  --window-size="${WINDOW:-1120,2300}" --screenshot="$picture" \
+  --window-size="${WINDOW:-1120,2500}" --screenshot="$picture" \
   "file://$page" 2>/dev/null
 echo "Wrote $picture"
