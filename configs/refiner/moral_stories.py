@@ -2,9 +2,9 @@
 
     --config=configs/refiner/moral_stories.py[:size=small|base|large]
 
-The public training rows are not among the published files of REFINER; name
-your own with `path=` (docs/data_formats.md). `small` is from scratch, on the
-validation rows, and only shows that everything runs.
+The training rows are not among the published files of REFINER: without them
+`train_share` takes that part of the validation rows. `small` is from scratch
+and only shows that everything runs.
 """
 
 from refine_jax import config
@@ -26,10 +26,13 @@ def get_config(text=""):
     size="small",
     path=config.data_folder(),
     test_split="test",
+    train_share=0.8,
     control="",
     smoke=False,
   )
-  task = config.task("moral_stories", path=args.path)
+  task = config.task(
+    "moral_stories", path=args.path, train_share=args.train_share
+  )
   if args.size == "small":
     experiment = _small(args, task)
   else:

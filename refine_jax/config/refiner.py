@@ -441,6 +441,7 @@ def smoke(experiment: ConfigDict) -> ConfigDict:
       target=0.0,
       patience=0,
     )
+    train.optimizer.warmup_steps = 0
   experiment.train_generator.rows = 64
   experiment.make_critic_data.update(rows=32, perturb_rows=0)
   experiment.train_refiner.rows = 32
