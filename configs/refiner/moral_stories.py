@@ -43,6 +43,8 @@ def get_config(text=""):
       test_split=args.test_split,
       title="REFINER on Moral Stories",
     )
+  for stage in (experiment.train_generator, experiment.train_refiner):
+    stage.train.best_metric = "norm_exact"
   config.continue_instead(experiment, args.control)
   return config.smoke(experiment) if args.smoke else experiment
 
