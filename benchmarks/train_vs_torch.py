@@ -76,11 +76,10 @@ def t5() -> transformers.PreTrainedModel:
     vocab_size=VOCAB,
     d_model=384,
     d_kv=64,
-    d_ff=1024,
+    d_ff=1536,
     num_layers=6,
     num_heads=6,
-    feed_forward_proj="gated-gelu",
-    tie_word_embeddings=False,
+    feed_forward_proj="relu",  # v1.0: transformers ties the head
     dropout_rate=0.0,
     use_cache=False,
     decoder_start_token_id=0,
