@@ -32,6 +32,10 @@ _REQUIRED = [
   "tqdm",
   "sacrebleu>=2.4",
   "rouge-score>=0.1.2",
+  # Programs that models write run in a sandboxed interpreter.
+  "pydantic-monty>=1.4",
+  # Equivalence of LaTeX answers.
+  "math-verify>=0.8",
 ]
 
 _TEST = [
