@@ -62,6 +62,24 @@ class Task(abc.ABC):
   def reward(self, problem: records.Problem, completion: str) -> float:
     return float(self.check(problem, completion))
 
+  def answers(self, completions: Sequence[str]) -> list[str | None]:
+    """`answer` of many; a task that runs programs overrides it."""
+    return [self.answer(c) for c in completions]
+
+  def check_all(
+    self, problems: Sequence[records.Problem], completions: Sequence[str]
+  ) -> list[bool]:
+    """`check` of many pairs; a task that runs programs overrides it."""
+    pairs = zip(problems, completions, strict=True)
+    return [self.check(p, c) for p, c in pairs]
+
+  def rewards(
+    self, problems: Sequence[records.Problem], completions: Sequence[str]
+  ) -> list[float]:
+    """`reward` of many pairs; a task that runs programs overrides it."""
+    pairs = zip(problems, completions, strict=True)
+    return [self.reward(p, c) for p, c in pairs]
+
   def metrics(
     self, problem: records.Problem, completion: str
   ) -> dict[str, float]:
