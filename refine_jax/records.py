@@ -216,6 +216,47 @@ class Trajectory:
 
 
 @dataclasses.dataclass(frozen=True)
+class Candidate:
+  """A sampled completion and what the task thinks of it.
+
+  Attributes:
+    text: the completion without EOS.
+    answer: what the task extracts from it, None if nothing.
+    vote: the key under which it votes, `Task.canonical`; None for no vote.
+    correct: `Task.check`; reward: `Task.reward`.
+    finish: as in Sample; tokens: how many were sampled, EOS included.
+    logprob: of the whole completion under the model, temperature 1.
+  """
+
+  text: str
+  answer: str | None
+  vote: str | None
+  correct: bool
+  reward: float
+  finish: str
+  tokens: int
+  logprob: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempts:
+  """All completions that one model sampled for one problem.
+
+  Attributes:
+    id: the problem's, `<problem>@<step>` where checkpoints are told apart.
+    problem: the problem's id.
+    question: the prompt they continue.
+    gold: the target a generator would learn.
+  """
+
+  id: str
+  problem: str
+  question: str
+  gold: str
+  candidates: tuple[Candidate, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Rationale:
   """An implicit rationale between two stretches of a document."""
 
