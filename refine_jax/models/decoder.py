@@ -88,6 +88,14 @@ class Projections(nn.Module):
     return self.o(attended_BLNH)
 
 
+def by_layer(config: Any, q_BLNH: jax.Array, layer: Any) -> jax.Array:
+  """Queries over the number of their layer, where the config says so."""
+  if not getattr(config, "inverse_layer_scale", False):
+    return q_BLNH
+  factor = 1.0 / (jnp.asarray(layer, jnp.float32) + 1)
+  return (q_BLNH.astype(jnp.float32) * factor).astype(q_BLNH.dtype)
+
+
 class Block(nn.Module):
   """One layer, in two halves around attention, which a family adds:
 
@@ -100,9 +108,10 @@ class Block(nn.Module):
 
   config: Any
 
-  def __call__(self, x_BLD, rotation, segments_BL):
+  def __call__(self, x_BLD, rotation, segments_BL, layer):
     config = self.config
     q_BLNH, k_BLKH, v_BLKH = self.qkv(x_BLD, rotation)
+    q_BLNH = by_layer(config, q_BLNH, layer)
     attended_BLNH = attention.attend(
       constrain(q_BLNH, "batch", "length", "heads", "head_dim"),
       constrain(k_BLKH, "batch", "length", "kv_heads", "head_dim"),
@@ -125,7 +134,8 @@ class Decoder(nn.Module):
 
   Attributes:
     config: a frozen dataclass with at least vocab_size, width, layers, heads,
-      kv_heads, head_dim, tied, attention, dtype, remat, unroll, init_std.
+      kv_heads, head_dim, tied, attention, dtype, remat, unroll, init_std;
+      `inverse_layer_scale` and `head_bias` where a family has them.
   """
 
   config: Any
@@ -146,19 +156,23 @@ class Decoder(nn.Module):
       layers.remat(self.block, config.remat),
       variable_axes={"params": 0},
       split_rngs={"params": True},
-      in_axes=nn.broadcast,
+      in_axes=(nn.broadcast, nn.broadcast, 0),
       length=config.layers,
       unroll=config.unroll,
       metadata_params={nn.PARTITION_NAME: "layers"},
     )
     x_BLD, _ = stack(config, name="layers")(
-      x_BLD, self.rotation(row.positions_BL), row.segments_BL
+      x_BLD,
+      self.rotation(row.positions_BL),
+      row.segments_BL,
+      jnp.arange(config.layers),
     )
     x_BLD = self.norm(name="final_norm")(x_BLD)
     if not config.tied and self.is_initializing():
       layers.Dense(
         (config.vocab_size,),
         ("embed", "vocab"),
+        bias=getattr(config, "head_bias", False),
         initializer=nn.initializers.normal(config.init_std),
         name="head",
       )(x_BLD)
@@ -172,12 +186,14 @@ class Decoder(nn.Module):
       kernel, axis = params["embed"]["table"], 1
     else:
       kernel, axis = params["head"]["kernel"], 0
-    return jax.lax.dot_general(
+    logits = jax.lax.dot_general(
       hidden.astype(dtype),
       kernel.astype(dtype),
       (((hidden.ndim - 1,), (axis,)), ((), ())),
       preferred_element_type=jnp.float32,
     )
+    bias = params.get("head", {}).get("bias")
+    return logits if bias is None else logits + bias.astype(jnp.float32)
 
   @nn.nowrap
   def decode_weights(self, params: Params) -> Params:
@@ -223,6 +239,7 @@ class Decoder(nn.Module):
     for i, layer in enumerate(weights["layers"]):
       variables = {"params": layer}
       q, k, v = block.apply(variables, x_BLD, rotation, method="qkv")
+      q = by_layer(self.config, q, i)
       x_BLD = block.apply(variables, x_BLD, attend(i, q, k, v), method="finish")
     return x_BLD
 

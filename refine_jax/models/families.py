@@ -32,11 +32,13 @@ class Tensor:
     name: theirs; "{}" stands for the layer if ours is stacked.
     inputs: how many of our leading dimensions are a matrix's columns there,
       the others being its rows; 0 flattens to a vector, None changes nothing.
+    rows_first: they are its rows instead (GPT-2's "Conv1D").
   """
 
   path: str
   name: str
   inputs: int | None = None
+  rows_first: bool = False
 
   @property
   def stacked(self) -> bool:
@@ -58,6 +60,8 @@ class Family:
     prefix: of tensor names; folders saved without a head lack it.
     repeated: tensors that repeat a tied one, unless the table wants them.
     ignored: patterns of names of tensors that hold no parameter.
+    writes: whether it generates; an encoder only embeds: its `__call__` gives
+      the states of a batch's prompts.
   """
 
   name: str
@@ -70,6 +74,7 @@ class Family:
   prefix: str = ""
   repeated: tuple[str, ...] = ()
   ignored: tuple[str, ...] = ()
+  writes: bool = True
 
 
 @functools.cache

@@ -16,17 +16,19 @@ class ScoreHead(nn.Module):
   Attributes:
     outputs: how many numbers; the last axis has this size.
     init_std: of the kernel; 0 starts every score at 0.
+    bias: whether there is one.
   """
 
   outputs: int = 1
   init_std: float = 0.02
+  bias: bool = True
 
   @nn.compact
   def __call__(self, hidden: jax.Array) -> jax.Array:
     return layers.Dense(
       (self.outputs,),
       ("embed", "head_dim"),
-      bias=True,
+      bias=self.bias,
       dtype=jnp.float32,
       initializer=nn.initializers.normal(self.init_std),
       name="out",

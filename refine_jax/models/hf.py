@@ -200,7 +200,8 @@ def _their_shape(source: Tensor, shape) -> tuple[int, ...]:
     return tuple(shape)
   if source.inputs == 0:
     return (math.prod(shape),)
-  return (math.prod(shape[source.inputs :]), math.prod(shape[: source.inputs]))
+  sizes = math.prod(shape[: source.inputs]), math.prod(shape[source.inputs :])
+  return sizes if source.rows_first else sizes[::-1]
 
 
 def _check(files: _Files, table, abstract, family: Family) -> None:
@@ -259,10 +260,14 @@ def _block(tensor, source: Tensor, shape, bounds) -> np.ndarray:
     return tensor[tuple(slice(a, b) for a, b in bounds)]
   n = source.inputs
   groups = [(shape[n:], bounds[n:])] + ([(shape[:n], bounds[:n])] if n else [])
+  if source.rows_first:
+    groups.reverse()
   flats = [_flat(sizes, ranges) for sizes, ranges in groups]
   block = tensor[tuple(slice(start, stop) for start, stop, _, _ in flats)]
   block = block.reshape([size for *_, sizes, _ in flats for size in sizes])
   block = block[tuple(cut for *_, cuts in flats for cut in cuts)]
+  if source.rows_first:
+    return block
   outputs = block.ndim - n
   return block.transpose([*range(outputs, block.ndim), *range(outputs)])
 
@@ -342,7 +347,7 @@ def _fetch(entries, flat, dtype) -> Iterator[tuple[str, np.ndarray]]:
     leaf = flat[source.path]
     shape = _their_shape(source, leaf.shape)
     ours = _to_host(leaf, layer)
-    if source.inputs:
+    if source.inputs and not source.rows_first:
       n = source.inputs
       ours = ours.transpose([*range(n, ours.ndim), *range(n)])
     yield name, np.ascontiguousarray(ours.reshape(shape).astype(dtype))

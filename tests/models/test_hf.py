@@ -170,7 +170,7 @@ def test_repeats_of_tied_tensors_and_buffers_are_passed_over(tmp_path):
 @pytest.mark.parametrize(
   ("text", "message"),
   [
-    ('{"model_type": "gpt2"}', "'gpt2': expected one of"),
+    ('{"model_type": "bloom"}', "'bloom': expected one of"),
     ('{"model_type": "llama"}', "is missing"),
   ],
 )
