@@ -10,7 +10,7 @@ import json
 import math
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -28,6 +28,9 @@ from refine_jax.models.families import Family, Tensor
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+# Heads that reinforcement learning and classification leave beside a model;
+# `hf_heads` reads them.
+_HEADS = re.compile(r"^(v_head|score)\.")
 
 
 class BadFolder(ValueError):
@@ -152,7 +155,8 @@ class _Files:
     for path in _weight_files(folder):
       handle = stack.enter_context(safetensors.safe_open(path, "np"))
       for name in handle.keys():  # noqa: SIM118, not a mapping
-        if not any(re.search(pattern, name) for pattern in family.ignored):
+        ignored = any(re.search(p, name) for p in family.ignored)
+        if not ignored and not _HEADS.search(name):
           self._found[name] = (handle, name, path)
     prefix = family.prefix
     if prefix and not any(name.startswith(prefix) for name in self._found):
@@ -167,6 +171,24 @@ class _Files:
   def slice(self, name: str):
     handle, name_there, _ = self._found[name]
     return handle.get_slice(name_there)
+
+
+def read_others(
+  folder: str | pathlib.Path, names: Iterable[str]
+) -> dict[str, np.ndarray]:
+  """Tensors that are no parameters of a family, as they lie in the files.
+
+  Raises:
+    BadFolder: one is missing.
+  """
+  found, names = {}, tuple(names)
+  for path in _weight_files(pathlib.Path(folder)):
+    with safetensors.safe_open(path, "np") as handle:
+      there = {*handle.keys()}.intersection(names)
+      found |= {name: handle.get_tensor(name) for name in there}
+  if missing := [name for name in names if name not in found]:
+    raise BadFolder(f"{folder}: tensor {missing[0]} is missing")
+  return found
 
 
 def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -289,11 +311,17 @@ def save(
   *,
   dtype: str = "float32",
   shard_bytes: int = 4 << 30,
+  others: Mapping[str, np.ndarray] | None = None,
+  changes: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes config.json, safetensors and, if they are several, their index.
 
   One file's tensors are in host memory at a time. Every process must call it;
   the first one writes.
+
+  Args:
+    others: small tensors to lie beside the parameters, in the first file.
+    changes: entries of config.json.
   """
   folder = pathlib.Path(folder)
   family = families.of(module)
@@ -304,16 +332,18 @@ def save(
   }
   plan = _plan(family.tensors(module.config), flat, dtype, shard_bytes)
   first = jax.process_index() == 0
-  for file, entries in plan.items():
+  for i, (file, entries) in enumerate(plan.items()):
     tensors = dict(_fetch(entries, flat, np.dtype(dtype)))
+    for name, value in (others or {}).items() if i == 0 else ():
+      tensors[name] = np.ascontiguousarray(np.asarray(value).astype(dtype))
     if first:
       safetensors.numpy.save_file(tensors, folder / file, {"format": "pt"})
   if first:
     _write_json(
       folder / "config.json",
-      family.to_hf(module.config) | {"dtype": dtype},
+      family.to_hf(module.config) | {"dtype": dtype} | (changes or {}),
     )
-    _write_index(folder, plan, flat, np.dtype(dtype).itemsize)
+    _write_index(folder, plan, flat, np.dtype(dtype).itemsize, others or {})
 
 
 def _plan(tensors, flat, dtype, shard_bytes):
@@ -365,11 +395,13 @@ def _to_host(leaf: Any, layer: int | None) -> np.ndarray:
   return np.asarray(leaf)
 
 
-def _write_index(folder, plan, flat, itemsize) -> None:
+def _write_index(folder, plan, flat, itemsize, others) -> None:
   if len(plan) == 1:
     return
   weight_map = {name: file for file in plan for name, *_ in plan[file]}
-  total = sum(leaf.size for leaf in flat.values()) * itemsize
+  weight_map |= dict.fromkeys(others, next(iter(plan)))
+  total = sum(leaf.size for leaf in (*flat.values(), *others.values()))
+  total *= itemsize
   _write_json(
     folder / _INDEX,
     {"metadata": {"total_size": total}, "weight_map": weight_map},
