@@ -27,9 +27,16 @@ Main = Callable[[ConfigDict, pathlib.Path], str]
 FREE = (
   "run_refine.only",
   "run_refine.share",
+  "run_sample.chunk",
+  "run_evaluate.chunk",
   *(
     f"{stage}.train.{field}"
-    for stage in ("train_generator", "train_critic", "train_refiner")
+    for stage in (
+      "train_generator",
+      "train_critic",
+      "train_refiner",
+      "train_reranker",
+    )
     for field in ("log_every", "profile_steps")
   ),
 )

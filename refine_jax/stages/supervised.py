@@ -75,8 +75,12 @@ def fit(
   workdir: pathlib.Path,
   config: ConfigDict,
   validate: Validate,
+  meta: Mapping[str, Any] | None = None,
 ) -> str:
   """`training.fit` under a `train` section.
+
+  Args:
+    meta: what checkpoints say besides the model's own words.
 
   Raises:
     ValueError: the batch does not divide among the mesh's batch axes.
@@ -102,7 +106,7 @@ def fit(
         max_seconds=train.max_seconds or None,
       ),
       checkpointer=checkpointer,
-      meta={**model.meta, "config": config.to_dict()},
+      meta={**model.meta, "config": config.to_dict(), **(meta or {})},
       writer=writer,
       log_every=train.log_every,
       schedule=schedule,
