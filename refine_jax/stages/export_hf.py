@@ -2,10 +2,12 @@
 
 import pathlib
 
+import jax
 from ml_collections import ConfigDict
 
-from refine_jax.models import hf
-from refine_jax.stages import build, launch
+from refine_jax.models import hf, hf_heads
+from refine_jax.models.reranker import HEAD
+from refine_jax.stages import build, launch, rerankers
 
 SECTIONS = ("mesh", "export_hf")
 
@@ -13,16 +15,38 @@ SECTIONS = ("mesh", "export_hf")
 def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   """Exports `config.export_hf.checkpoint` to <workdir>/hf.
 
-  `transformers` loads the folder; so does `config.pretrained`.
+  `transformers` loads the folder, a reranker as a sequence classifier; so
+  does `config.pretrained`, or `config.system` for a reranker.
   """
   settings = config.export_hf
-  model = build.load_model(
-    build.resolve(settings.checkpoint, workdir), build.mesh(config.mesh)
-  )
-  folder = workdir / "hf"
-  hf.save(folder, model.module, model.params, dtype=settings.dtype)
+  path = build.resolve(settings.checkpoint, workdir)
+  mesh, folder = build.mesh(config.mesh), workdir / "hf"
+  if rerankers.is_one(path):
+    model = _reranker(path, mesh, folder, settings.dtype)
+  else:
+    model = build.load_model(path, mesh)
+    hf.save(folder, model.module, model.params, dtype=settings.dtype)
   model.tokenizer.save(folder)
   return f"Wrote {folder}"
+
+
+def _reranker(
+  path: pathlib.Path,
+  mesh: jax.sharding.Mesh,
+  folder: pathlib.Path,
+  dtype: str,
+) -> build.Model:
+  model, _ = rerankers.load(path, mesh)
+  hf_heads.save(
+    folder,
+    model.module,
+    model.params,
+    "classes",
+    model.params[HEAD],
+    pad_id=model.tokenizer.pad_id,
+    dtype=dtype,
+  )
+  return model
 
 
 if __name__ == "__main__":

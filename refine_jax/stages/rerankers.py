@@ -44,6 +44,17 @@ def with_head(model: build.Model, *, seed: int) -> build.Model:
   return model.with_params({**model.params, HEAD: make(rng)})
 
 
+def is_one(path: pathlib.Path) -> bool:
+  """Whether a checkpoint of ours is a reranker's."""
+  if _is_hf(path):
+    return False
+  return "reranker" in checkpoint.read_meta(path)
+
+
+def _is_hf(path: pathlib.Path) -> bool:
+  return (path / "config.json").exists() and not (path / "checkpoints").exists()
+
+
 def load(
   path: pathlib.Path, mesh: jax.sharding.Mesh
 ) -> tuple[build.Model, Lengths]:
@@ -54,7 +65,7 @@ def load(
   Raises:
     ValueError: a checkpoint that is no reranker.
   """
-  if (path / "config.json").exists() and not (path / "checkpoints").exists():
+  if _is_hf(path):
     return _from_hf(path, mesh)
   meta = checkpoint.read_meta(path)
   if "reranker" not in meta:

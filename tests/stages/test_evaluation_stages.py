@@ -20,6 +20,7 @@ from refine_jax.algorithms import voting
 from refine_jax.methods import reranking, selection
 from refine_jax.stages import (
   build,
+  export_hf,
   launch,
   make_self_training_data,
   rerankers,
@@ -180,6 +181,24 @@ def test_the_reranker_saves_what_it_learned(run):
   assert "bias" not in model.params["score"]["out"]
   with pytest.raises(ValueError, match="holds no reranker"):
     rerankers.load(root / "warm_start", build.mesh(config.mesh))
+
+
+def test_an_exported_reranker_scores_as_before(run, tmp_path):
+  config, root, _ = run
+  config = config.copy_and_resolve_references()
+  config.export_hf = {"checkpoint": str(root / "reranker"), "dtype": "float32"}
+  export_hf.main(config, tmp_path)
+  mesh = build.mesh(config.mesh)
+  rows = attempts(root / "samples" / "samples.jsonl")[:3]
+  rows = reranking.rows(rows, build.template(config.template))
+  model, lengths = rerankers.load(root / "reranker", mesh)
+  again, half = rerankers.load(tmp_path / "hf", mesh)
+  assert half == rerankers.Lengths(32, 32)  # half of what the model reads
+  np.testing.assert_allclose(
+    rerankers.Scorer(again, lengths, 8)(again.params, rows),
+    rerankers.Scorer(model, lengths, 8)(model.params, rows),
+    atol=1e-6,
+  )
 
 
 def test_metrics_are_those_of_the_samples(run):
