@@ -82,6 +82,21 @@ def mesh(config: ConfigDict) -> jax.sharding.Mesh:
   return sharding.make_mesh(**sizes, devices=jax.devices()[: count or None])
 
 
+def own_mesh(config: ConfigDict) -> jax.sharding.Mesh:
+  """This process's devices alone, for stages that share problems out.
+
+  Every process decodes rows of its own, so the model has to fit into one
+  process's devices.
+  """
+  if jax.process_count() == 1:
+    return mesh(config)
+  sizes = config.to_dict()
+  count = sizes.pop("devices")
+  return sharding.make_mesh(
+    **sizes, devices=jax.local_devices()[: count or None]
+  )
+
+
 def tokenizer(
   config: ConfigDict, workdir: pathlib.Path, markers: Sequence[str] = ()
 ) -> tokenizers.Tokenizer:

@@ -122,7 +122,9 @@ class Bench:
     ((suffix, folder),) = sampled.checkpoints(generator, system.select).items()
     sampled.collect(
       path,
-      functools.partial(build.load_model, folder, self._mesh),
+      functools.partial(
+        build.load_model, folder, build.own_mesh(self._config.mesh)
+      ),
       self._config.engine,
       self._task,
       self._template,

@@ -40,7 +40,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
     config.data,
     rows=(settings.rows[0], settings.rows[1] or None),
   )
-  mesh = build.mesh(config.mesh)
+  mesh = build.own_mesh(config.mesh)
   generator = build.resolve(settings.generator, workdir)
   found = sampled.checkpoints(generator, settings.select)
   for suffix, folder in found.items():
