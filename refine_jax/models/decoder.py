@@ -264,8 +264,35 @@ class Decoder(nn.Module):
     Returns:
       logits_BV that follow each row's last token, and the cache.
     """
+    x_BPD, cache = self._append(weights, prompt_BP, lengths_B, cache, slots_B)
+    last_B11 = jnp.maximum(lengths_B - 1, 0)[:, None, None]
+    x_BD = jnp.take_along_axis(x_BPD, last_B11, axis=1)[:, 0]
+    return self._logits(weights, x_BD), cache
+
+  @nn.nowrap
+  def extend(
+    self,
+    weights: Params,
+    tokens_BP: jax.Array,
+    lengths_B: jax.Array,
+    cache: caches.Cache,
+    slots_B: jax.Array,
+  ) -> tuple[jax.Array, caches.Cache]:
+    """`prefill` that gives every position's state, for `unembed`.
+
+    Returns:
+      hidden_BPD, of which `hidden[:, p]` predicts what follows token p, and
+      the cache.
+    """
+    x_BPD, cache = self._append(weights, tokens_BP, lengths_B, cache, slots_B)
+    norm = self.norm()
+    return norm.apply({"params": weights.get("final_norm", {})}, x_BPD), cache
+
+  @nn.nowrap
+  def _append(self, weights, tokens_BP, lengths_B, cache, slots_B):
+    """Rows through the stack on top of what their slots hold."""
     starts_B = jnp.take(cache.lengths_B, slots_B, mode="clip")
-    positions_BP = starts_B[:, None] + jnp.arange(prompt_BP.shape[1])
+    positions_BP = starts_B[:, None] + jnp.arange(tokens_BP.shape[1])
     keys, values = list(cache.keys), list(cache.values)
 
     def attend(i, q_BPNH, k_BPKH, v_BPKH):
@@ -282,14 +309,12 @@ class Decoder(nn.Module):
         implementation=self.config.attention,
       )
 
-    x_BPD = self._run(weights, prompt_BP, positions_BP, attend)
-    last_B11 = jnp.maximum(lengths_B - 1, 0)[:, None, None]
-    x_BD = jnp.take_along_axis(x_BPD, last_B11, axis=1)[:, 0]
+    x_BPD = self._run(weights, tokens_BP, positions_BP, attend)
     lengths = cache.lengths_B.at[slots_B].add(lengths_B, mode="drop")
     cache = cache.replace(
       keys=tuple(keys), values=tuple(values), lengths_B=lengths
     )
-    return self._logits(weights, x_BD), cache
+    return x_BPD, cache
 
   @nn.nowrap
   def step(
