@@ -21,6 +21,8 @@ from typing import Any
 # or scored without decoding and re-tokenising.
 Segment = str | tuple[int, ...]
 Prompt = tuple[Segment, ...]
+# A segment that stands for the tokenizer's end-of-sequence id, whatever it is.
+END: Segment = (-1,)
 
 
 class BadRow(ValueError):
@@ -254,6 +256,47 @@ class Attempts:
   question: str
   gold: str
   candidates: tuple[Candidate, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotated:
+  """A solution, what is known of its errors, and a step-by-step critique.
+
+  Attributes:
+    problem: the problem's id; question: the prompt's text.
+    response: the solution criticised, `steps` its steps.
+    answer: the gold answer; gold: the gold solution.
+    origin: how it came about: rg1 (sampled), rg2 (went wrong from a known
+      step), rg3 (an error was planted), pos (right), or published.
+    err_step: the first wrong step, from 0; None if unknown, or if it is right.
+    err_type: the kind of error that was planted.
+    gen: how the response was made.
+    critique: text; empty while nobody has written one.
+    mc: figures of the Monte-Carlo filter.
+    refined: refinements that were verified, distinct.
+    kept, drop: what the filters decided; `drop` names the rule.
+  """
+
+  id: str
+  problem: str
+  question: str
+  response: str
+  answer: str = ""
+  gold: str = ""
+  steps: tuple[str, ...] = ()
+  origin: str = "rg1"
+  err_step: int | None = None
+  err_type: str = ""
+  gen: dict[str, Any] = dataclasses.field(default_factory=dict)
+  critique: str = ""
+  mc: dict[str, float] = dataclasses.field(default_factory=dict)
+  refined: tuple[str, ...] = ()
+  kept: bool = True
+  drop: str = ""
+
+  @property
+  def right(self) -> bool:
+    return self.origin == "pos"
 
 
 @dataclasses.dataclass(frozen=True)

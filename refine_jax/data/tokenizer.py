@@ -344,6 +344,8 @@ def encode_prompt(
   for segment in prompt:
     if isinstance(segment, str):
       ids += tokenizer.encode(segment)
+    elif segment == records.END:
+      ids.append(tokenizer.eos_id)
     elif segment and min(segment) < 0:
       raise ValueError(f"negative token id in segment {segment}")
     else:
