@@ -4,7 +4,13 @@ at a time."""
 import jax
 import jax.numpy as jnp
 
-from refine_jax.algorithms.logprobs import Unembed, columns_of, cut, join
+from refine_jax.algorithms.logprobs import (
+  Unembed,
+  columns_of,
+  cut,
+  join,
+  of_targets,
+)
 
 
 def of_logits(logits_BTV: jax.Array) -> jax.Array:
@@ -13,27 +19,31 @@ def of_logits(logits_BTV: jax.Array) -> jax.Array:
   return -(jnp.exp(logp_BTV) * logp_BTV).sum(-1)
 
 
-def entropies(
+def scores(
   unembed: Unembed,
   hidden_BTD: jax.Array,
+  targets_BT: jax.Array,
   *,
   chunk: int | None = None,
   temperature: jax.Array | float = 1.0,
-) -> jax.Array:
-  """Of the distribution that each state predicts, `[B, T]`.
+) -> tuple[jax.Array, jax.Array]:
+  """Log-probabilities of the targets and entropies where they were drawn.
 
-  Args: as of `logprobs.logprobs`.
+  Of the same logits, which are made once. Args: as of `logprobs.logprobs`.
   """
 
-  def one(hidden_BTD):
-    return of_logits(unembed(hidden_BTD).astype(jnp.float32) / temperature)
+  def one(hidden_BTD, targets_BT):
+    logits_BTV = unembed(hidden_BTD).astype(jnp.float32) / temperature
+    return of_targets(logits_BTV, targets_BT), of_logits(logits_BTV)
 
-  length = hidden_BTD.shape[1]
-  columns = columns_of(chunk, *hidden_BTD.shape[:2])
+  length = targets_BT.shape[1]
+  columns = columns_of(chunk, *targets_BT.shape)
   if columns == length:
-    return one(hidden_BTD)
+    return one(hidden_BTD, targets_BT)
   one = jax.checkpoint(one)
-  _, out_CBT = jax.lax.scan(
-    lambda carry, x: (carry, one(x)), None, cut(hidden_BTD, columns)
+  _, (logp_CBT, entropy_CBT) = jax.lax.scan(
+    lambda carry, xs: (carry, one(*xs)),
+    None,
+    (cut(hidden_BTD, columns), cut(targets_BT, columns)),
   )
-  return join(out_CBT, length)
+  return join(logp_CBT, length), join(entropy_CBT, length)

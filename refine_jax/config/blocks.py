@@ -185,9 +185,11 @@ def data(
 
 def train(
   *,
-  steps: int,
   batch_size: int,
   optimizer: ConfigDict,
+  steps: int = 0,
+  epochs: int = 0,
+  warmup_fraction: float = 0.0,
   micro_batches: int = 1,
   label_smoothing: float = 0.0,
   reduction: str = "token",
@@ -195,6 +197,7 @@ def train(
   log_every: int = 50,
   eval_every: int = 500,
   eval_rows: int = 500,
+  save_every: int = 0,
   keep_last: int = 1,
   best_metric: str = "exact",
   best_mode: str = "max",
@@ -203,8 +206,11 @@ def train(
   max_seconds: float = 0.0,
   profile_steps: tuple[int, ...] = (),
 ) -> ConfigDict:
-  """One supervised run.
+  """One supervised run of `steps` updates, or of `epochs` if they are given,
+  whose first `warmup_fraction` then warm up.
 
+  `eval_every` and `save_every` count updates; the best and the last are always
+  saved. On-policy runs count rounds of `batch_size` rollouts instead.
   `patience` counts evaluations without a new best before stopping, `target`
   is a value of `best_metric` to stop at, `max_seconds` a wall-clock budget;
   0 turns each off.

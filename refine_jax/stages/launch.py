@@ -36,6 +36,8 @@ FREE = (
       "train_critic",
       "train_refiner",
       "train_reranker",
+      "train_reft",
+      "train_online_st",
     )
     for field in ("log_every", "profile_steps")
   ),

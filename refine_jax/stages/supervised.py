@@ -39,6 +39,7 @@ def run(
   validate: Validate,
 ) -> str:
   """Trains on examples, resuming what the workdir holds; says how it ended."""
+  train = in_updates(train, len(examples))
   batches = build.make_batches(
     model, examples, data, batch_size=train.batch_size, seed=config.seed
   )
@@ -55,6 +56,16 @@ def run(
     config=config,
     validate=validate,
   )
+
+
+def in_updates(train: ConfigDict, rows: int) -> ConfigDict:
+  """A `train` section whose epochs, if it has any, are counted in updates."""
+  if not train.epochs:
+    return train
+  steps = train.epochs * -(-rows // train.batch_size)
+  train = ConfigDict({**train.to_dict(), "steps": steps, "epochs": 0})
+  train.optimizer.warmup_steps = int(train.warmup_fraction * steps)
+  return train
 
 
 def loss_function(model: build.Model, train: ConfigDict) -> LossFn:
@@ -106,6 +117,7 @@ def fit(
         max_seconds=train.max_seconds or None,
       ),
       checkpointer=checkpointer,
+      save_every=train.save_every or None,
       meta={**model.meta, "config": config.to_dict(), **(meta or {})},
       writer=writer,
       log_every=train.log_every,

@@ -286,16 +286,22 @@ def test_log_ratios_are_clamped():
 
 
 @pytest.mark.parametrize("chunk", [None, 4])
-def test_entropy(chunk):
+def test_scores(chunk):
   rng = np.random.default_rng(0)
   head_DV, hidden_BTD = rng.normal(size=(3, 6)), rng.normal(size=(2, 5, 3))
-  ours = entropy.entropies(
-    lambda h: h @ f32(head_DV), f32(hidden_BTD), chunk=chunk, temperature=0.7
+  targets_BT = rng.integers(0, 6, (2, 5))
+  logp_BT, entropy_BT = entropy.scores(
+    lambda h: h @ f32(head_DV),
+    f32(hidden_BTD),
+    jnp.asarray(targets_BT),
+    chunk=chunk,
+    temperature=0.7,
   )
   for b, t in np.ndindex(2, 5):
     logits_V = hidden_BTD[b, t] @ head_DV / 0.7
     p_V = np.exp(logits_V) / np.exp(logits_V).sum()
-    close(ours[b, t], -(p_V * np.log(p_V)).sum())
+    close(entropy_BT[b, t], -(p_V * np.log(p_V)).sum())
+    close(logp_BT[b, t], np.log(p_V[targets_BT[b, t]]))
 
 
 def test_worked_sample():
