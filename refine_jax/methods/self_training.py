@@ -26,8 +26,19 @@ CHOICES = ("random", "first")
 def requests(
   task: Task, template: Template, problems: Sequence[Problem], n: int
 ) -> list[Request]:
-  """`n` completions of every problem's bare question."""
-  return [Request(p.id, template.first(task.prompt(p)), n=n) for p in problems]
+  """`n` completions of every problem's bare question.
+
+  Where the task forces a prefix, it ends the prompt that is continued.
+  """
+  return [
+    Request(p.id, (*template.first(task.prompt(p)), *_forced(task, p)), n=n)
+    for p in problems
+  ]
+
+
+def _forced(task: Task, problem: Problem) -> tuple[str, ...]:
+  prefix = task.prefix(problem)
+  return (prefix,) if prefix else ()
 
 
 def checked(
@@ -38,16 +49,18 @@ def checked(
 ) -> list[Attempts]:
   """What the task thinks of every sample; all are checked in one batch.
 
-  `suffix` is added to ids, where several models sample the same problems.
+  A forced prefix becomes part of the completion. `suffix` is added to ids,
+  where several models sample the same problems.
   """
   flat = [
     (problem, sample)
     for problem, group in zip(problems, groups, strict=True)
     for sample in group
   ]
-  texts = [sample.text for _, sample in flat]
+  texts = [task.prefix(problem) + sample.text for problem, sample in flat]
   owners = [problem for problem, _ in flat]
   columns = zip(
+    texts,
     (sample for _, sample in flat),
     task.answers(texts),
     task.check_all(owners, texts),
@@ -70,11 +83,11 @@ def checked(
   return rows
 
 
-def _candidate(task, sample, answer, correct, reward) -> Candidate:
+def _candidate(task, text, sample, answer, correct, reward) -> Candidate:
   return Candidate(
-    text=sample.text,
+    text=text,
     answer=answer,
-    vote=task.canonical(sample.text),
+    vote=task.canonical(text),
     correct=bool(correct),
     reward=float(reward),
     finish=sample.finish,
@@ -96,7 +109,8 @@ def examples(
 ) -> list[Example]:
   """The training set, problem by problem; a problem never solved has its gold.
 
-  Completions are compared without white space at their ends. One that is the
+  Completions are compared without white space at their ends, and lose what is
+  at the right one (a program's body begins with its indent). One that is the
   gold counts as the gold's first copy, so that `gold=1` has it once whatever
   was sampled.
 
@@ -120,7 +134,7 @@ def examples(
   right = _distinct_correct(problems, attempts)
   made = []
   for i, problem in enumerate(problems):
-    texts = list(right[problem.id])
+    texts = list(right[problem.id].values())
     if choose == "random" and len(texts) > cap:
       rng = np.random.default_rng([seed, i])
       kept = np.sort(rng.choice(len(texts), cap, replace=False))
@@ -134,8 +148,8 @@ def examples(
   return made
 
 
-def _distinct_correct(problems, attempts) -> dict[str, dict[str, None]]:
-  """Problem -> its correct texts, in order, each once."""
+def _distinct_correct(problems, attempts) -> dict[str, dict[str, str]]:
+  """Problem -> its correct texts, in order, each once (by its bare text)."""
   right = {problem.id: {} for problem in problems}
   for row in attempts:
     if row.problem not in right:
@@ -144,14 +158,16 @@ def _distinct_correct(problems, attempts) -> dict[str, dict[str, None]]:
       )
     for candidate in row.candidates:
       if candidate.correct:
-        right[row.problem].setdefault(candidate.text.strip())
+        text = candidate.text
+        right[row.problem].setdefault(text.strip(), text.rstrip())
   return right
 
 
 def _with_gold(texts: list[str], target: str, copies: int):
   """(name, text) of each example; `copies` of the gold among them."""
   named = [(f"s{i}", text) for i, text in enumerate(texts)]
-  missing = copies - (target.strip() in texts)
+  there = target.strip() in {text.strip() for text in texts}
+  missing = copies - there
   return named + [(f"gold{i}", target) for i in range(missing)]
 
 

@@ -46,6 +46,10 @@ class Task(abc.ABC):
   def prompt(self, problem: records.Problem) -> str:
     return problem.question
 
+  def prefix(self, problem: records.Problem) -> str:
+    """What a sampled completion is made to begin with, after the prompt."""
+    return ""
+
   def target(self, problem: records.Problem) -> str:
     """What a generator learns to write."""
     return problem.gold

@@ -118,6 +118,32 @@ def test_prompts_are_those_of_sampling():
   assert [r.n for r in asked] == [3, 3, 3]
 
 
+def test_a_forced_prefix_is_prompt_when_sampling_and_target_after():
+  class Forced(Sums):
+    def prefix(self, problem):
+      return f"[{problem.question}] "
+
+  task = Forced()
+  (request,) = self_training.requests(task, TEMPLATE, PROBLEMS[:1], 2)
+  assert request.prompt == ("2 + 3", " =", "[2 + 3] ")
+  sample = Sample("p0/0", "a 5", (7,), (-1.0,), (-1.0,), "eos")
+  (row,) = self_training.checked(task, PROBLEMS[:1], [[sample]])
+  assert row.candidates[0].text == "[2 + 3] a 5"
+  (kept,) = self_training.examples(
+    task, PROBLEMS[:1], [row], TEMPLATE, cap=1, choose="first", gold=0, seed=0
+  )
+  assert kept.prompt == ("2 + 3", " =")
+  assert kept.target == ("[2 + 3] a 5",)
+
+
+def test_an_indent_is_kept():
+  rows = [attempts(PROBLEMS[0], "  x 5\n", "x 5", "  y 5")]
+  assert made(rows=rows, cap=9, gold=0) == [
+    ("p0/s0", "  x 5"),
+    ("p0/s1", "  y 5"),
+  ]
+
+
 def test_counts():
   rows = [attempts(PROBLEMS[0], *TEXTS), attempts(PROBLEMS[1], "x 3")]
   found = self_training.examples(
