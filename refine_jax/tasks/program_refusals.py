@@ -7,6 +7,7 @@ import re
 import pydantic_monty
 
 _NEWER = ("fma", "sumprod")  # of Python's, not of the sandbox's `math`
+_EXPECTED = ("np", "numpy", "sp", "sympy")  # used without an import
 # `from x import *` is not known there: the names are written out.
 _STARS = {
   "math": ", ".join(n for n in dir(math) if n[0] != "_" and n not in _NEWER),
@@ -45,8 +46,9 @@ def _refused(name: str, message: str) -> str:
   if name == "AttributeError":
     return _attribute(message)
   if name == "NameError" and (found := _NAME.search(message)):
-    known = hasattr(builtins, found[1])
-    return f"builtin {found[1]}" if known else ""
+    if found[1] in _EXPECTED:
+      return f"module {found[1]}"
+    return f"builtin {found[1]}" if hasattr(builtins, found[1]) else ""
   if name == "PermissionError":
     return "files"
   if name in ("NotImplementedError", "SyntaxError"):

@@ -13,7 +13,7 @@ Row = dict[str, Any]
 
 
 class Table(Sequence[Mapping[str, Any]]):
-  """The rows of a csv or json file that `keep` keeps.
+  """The rows of a csv, json or jsonl file that `keep` keeps.
 
   Every row gains `id` (`<name>-<number>`, unless it has one) and `line`, see
   `read`.
@@ -51,7 +51,7 @@ class Table(Sequence[Mapping[str, Any]]):
 
 
 def read(path: str | os.PathLike) -> list[Row]:
-  """All rows of a .csv (with a header) or .json (a list of objects) file.
+  """All rows of a .csv (with a header), .json (a list of objects) or .jsonl.
 
   Each has its `line`, from 1: in json, which has none, the row's number.
 
@@ -63,6 +63,8 @@ def read(path: str | os.PathLike) -> list[Row]:
     if path.suffix == ".csv":
       reader = csv.DictReader(f)
       return [{**row, "line": reader.line_num} for row in reader]
+    if path.suffix == ".jsonl":
+      return [_line(path, i, text) for i, text in enumerate(f) if text.strip()]
     try:
       rows = json.load(f)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -70,6 +72,18 @@ def read(path: str | os.PathLike) -> list[Row]:
   if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
     raise records.BadRow("not a list of objects", file=str(path))
   return [{**row, "line": i + 1} for i, row in enumerate(rows)]
+
+
+def _line(path: pathlib.Path, index: int, text: str) -> Row:
+  try:
+    row = json.loads(text)
+  except json.JSONDecodeError as error:
+    reason = f"not JSON: {error}"
+  else:
+    if isinstance(row, dict):
+      return {**row, "line": index + 1}
+    reason = "not an object"
+  raise records.BadRow(reason, file=str(path), line=index + 1, value=text)
 
 
 def field(row: Mapping[str, Any], name: str, kind: type | tuple = str) -> Any:

@@ -1,0 +1,39 @@
+"""GSM8K: its own jsonl, or ReFT's json.
+
+`reft/gsm8k_{nl,python_sdp,test_set}.json` where they are there, or else
+`gsm8k/{train,test}.jsonl`, whose solutions in words are used without their
+calculator marks (`<<48/2=24>>`). The jsonl has no programs: for `program` its
+rows have an answer, which is enough to be rewarded, and no gold.
+"""
+
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from refine_jax import records
+from refine_jax.tasks import reft_rows, tables
+
+_MARK = re.compile(r"<<[^<>\n]{0,200}>>")
+
+
+class Gsm8k(reft_rows.NumericTask):
+  """See `reft_rows.ReftTask` for the options."""
+
+  name = "gsm8k"
+
+  def files(self, split: str) -> Sequence[pathlib.Path]:
+    own = self.path / "gsm8k" / f"{split}.jsonl"
+    return (*super().files(split), own)
+
+  def problem(self, row: Mapping[str, Any]) -> records.Problem:
+    if "answer_value" in row:
+      return super().problem(row)
+    answer = tables.field(row, "answer")
+    cot, marker, value = answer.rpartition("####")
+    if not marker:
+      raise tables.bad(row, "has no #### before its answer", "answer", answer)
+    cot = _MARK.sub("", cot).strip() if self.form == "text" else ""
+    question = tables.field(row, "question").strip()
+    value = value.strip().replace(",", "")
+    return self.made(row, str(row["id"]), question, value, cot)
