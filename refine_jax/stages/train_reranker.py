@@ -49,7 +49,9 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   lengths = rerankers.Lengths(
     settings.data.max_prompt, settings.data.max_target
   )
-  batches = _batches(model, rows, lengths, settings, config.seed)
+  batches, count = _batches(model, rows, lengths, settings, config.seed)
+  settings = settings.copy_and_resolve_references()
+  settings.train = supervised.in_updates(settings.train, count)
   return supervised.fit(
     model,
     _step(model, settings),
@@ -71,7 +73,8 @@ def _read(settings: ConfigDict, workdir: pathlib.Path):
   return attempts, held_out[:count]
 
 
-def _batches(model, rows, lengths, settings, seed) -> rerankers.Fed:
+def _batches(model, rows, lengths, settings, seed) -> tuple[rerankers.Fed, int]:
+  """Batches, and how many examples they hold."""
   examples = rerankers.encoded(model, rows, lengths, settings.data.on_long)
   label = {row.id: row.correct for row in rows}
   correct = [label[name] for name in examples.ids]
@@ -86,9 +89,8 @@ def _batches(model, rows, lengths, settings, seed) -> rerankers.Fed:
     f"data: {len(correct)} completions, {100 * np.mean(correct):.1f} % correct",
     flush=True,
   )
-  return rerankers.Fed(
-    made, correct, reranking.weights(correct, settings.balance)
-  )
+  weights = reranking.weights(correct, settings.balance)
+  return rerankers.Fed(made, correct, weights), len(correct)
 
 
 def _step(model: build.Model, settings: ConfigDict):
