@@ -1,0 +1,316 @@
+"""Flawed solutions, and what is known of where they went wrong.
+
+AutoMathCritique's first stage (arXiv 2411.16579): RG1 samples from scratch,
+RG2 goes on from a step of a right solution at a raised temperature, RG3
+plants an error and lets the actor go on from it. Where the first error is
+said to be is confirmed by rollouts for RG2, whose raised steps may be right.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from refine_jax.methods import steps as stepping
+from refine_jax.methods.refine import Proposer, Template
+from refine_jax.records import Annotated, Attempts, Problem, Prompt
+from refine_jax.sampling.settings import Request, Sampling
+from refine_jax.tasks.base import Task, squeeze
+
+# Of no published taxonomy; source: unverified.
+ERROR_TYPES = (
+  "calculation",
+  "operator",
+  "copied number",
+  "missing step",
+  "misread quantity",
+  "formula",
+  "sign or logic",
+  "premature answer",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Actor:
+  """Who goes on with half a solution.
+
+  Attributes:
+    propose: requests -> samples.
+    template: its prompts.
+    sampling: settings, of which the temperature is replaced.
+  """
+
+  propose: Proposer
+  template: Template
+  sampling: Sampling
+
+  def tails(
+    self, rows: Sequence[tuple[str, str, str]], n: int, temperature: float
+  ) -> list[list[str]]:
+    """n ways to end each (name, question, prefix)."""
+    settings = dataclasses.replace(self.sampling, temperature=temperature)
+    requests = [
+      Request(name, self._prompt(question, prefix), n=n, sampling=settings)
+      for name, question, prefix in rows
+    ]
+    return [[s.text for s in group] for group in self.propose(requests)]
+
+  def _prompt(self, question: str, prefix: str) -> Prompt:
+    start = self.template.first(question)
+    return (*start, prefix) if prefix else start
+
+
+def joined(prefix: str, gap: str, tail: str) -> str:
+  """A prefix and what came after it, with the space that was between."""
+  if not prefix or not tail:
+    return prefix or tail
+  return prefix + ("" if tail[0].isspace() else gap) + tail
+
+
+def row_of(
+  task: Task, problem: Problem, response: str, id: str, **fields
+) -> Annotated:
+  return Annotated(
+    id=f"{problem.id}/{id}",
+    problem=problem.id,
+    question=task.prompt(problem),
+    response=response,
+    answer=problem.answer,
+    gold=task.target(problem),
+    steps=tuple(stepping.of(task, response)),
+    **fields,
+  )
+
+
+def sampled(
+  task: Task,
+  problems: Sequence[Problem],
+  attempts: Mapping[str, Attempts],
+  *,
+  right: bool,
+  cap: int,
+  temperature: float,
+) -> list[Annotated]:
+  """RG1, or with `right` the positives: at most `cap` distinct ones each.
+
+  Wrong ones have ended by themselves, in some answer.
+  """
+  rows = []
+  for problem in problems:
+    seen = set()
+    for i, one in enumerate(attempts[problem.id].candidates):
+      key = squeeze(one.text)
+      usable = one.finish == "eos" and one.answer is not None
+      if one.correct != right or not usable or key in seen or len(seen) >= cap:
+        continue
+      seen.add(key)
+      origin = "pos" if right else "rg1"
+      gen = {"temperature": temperature, "sample": i}
+      rows.append(
+        row_of(task, problem, one.text, f"{origin}/{i}", origin=origin, gen=gen)
+      )
+  return rows
+
+
+def raised(
+  task: Task,
+  problems: Mapping[str, Problem],
+  good: Sequence[Annotated],
+  actor: Actor,
+  *,
+  ladder: Sequence[float],
+  tries: int,
+  seed: int,
+) -> list[Annotated]:
+  """RG2: each good solution left at a random step, hotter until it is wrong.
+
+  Args:
+    task: checks.
+    problems: by id.
+    good: verified solutions, one row out of each at most.
+    actor: goes on.
+    ladder: temperatures, one after another.
+    tries: tails at each.
+    seed: of the steps. It is never the last one, the bare answer.
+  """
+  left = {}
+  for i, row in enumerate(good):
+    if len(row.steps) < 2:
+      continue
+    at = int(np.random.default_rng([seed, i]).integers(len(row.steps) - 1))
+    prefix = stepping.prefix(row.response, row.steps, at)
+    if prefix is not None:
+      gap = stepping.gap(row.response, row.steps, at)
+      left[row.id] = (row, at, prefix, gap)
+  found = []
+  for temperature in ladder:
+    asked = list(left.values())
+    groups = actor.tails(
+      [
+        (f"{row.id}/rg2/{temperature}", row.question, prefix)
+        for row, _, prefix, _ in asked
+      ],
+      tries,
+      temperature,
+    )
+    for (row, at, prefix, gap), tails in zip(asked, groups, strict=True):
+      problem = problems[row.problem]
+      texts = [joined(prefix, gap, tail) for tail in tails]
+      for text, right in zip(
+        texts, task.check_all([problem] * len(texts), texts), strict=True
+      ):
+        if right or task.answer(text) is None:
+          continue
+        gen = {"temperature": temperature, "from": at, "of": row.id}
+        name = f"rg2/{row.id.removeprefix(row.problem + '/')}"
+        found.append(
+          row_of(task, problem, text, name, origin="rg2", err_step=at, gen=gen)
+        )
+        del left[row.id]
+        break
+  return found
+
+
+def confirmed(
+  task: Task,
+  problems: Mapping[str, Problem],
+  rows: Sequence[Annotated],
+  actor: Actor,
+  *,
+  rollouts: int,
+  temperature: float,
+  before: float,
+  collapse: float,
+  tolerance: int = 1,
+) -> list[Annotated]:
+  """RG2's rows with the error where rollouts find it; others are dropped.
+
+  The first error is the first step after which solutions that went on from
+  before it do not come out right any more. It may be `tolerance` steps later
+  than where the temperature was raised, since raised steps may be right.
+
+  Args:
+    task, problems, rows, actor: as in `raised`.
+    rollouts, temperature: per prefix.
+    before: the share that must come out right before the step.
+    collapse: after it, at most this times the share before.
+    tolerance: steps.
+
+  Returns:
+    all rows; what could not be confirmed has `kept` False.
+  """
+  wanted = [
+    (i, count)
+    for i, row in enumerate(rows)
+    for count in range(row.err_step, row.err_step + tolerance + 2)
+    if count < len(row.steps)
+  ]
+  asked = [
+    (
+      f"{rows[i].id}/upto{count}",
+      rows[i].question,
+      stepping.prefix(rows[i].response, rows[i].steps, count) or "",
+    )
+    for i, count in wanted
+  ]
+  groups = actor.tails(asked, rollouts, temperature)
+  share = {}
+  for (i, count), (_, _, prefix), tails in zip(
+    wanted, asked, groups, strict=True
+  ):
+    row, problem = rows[i], problems[rows[i].problem]
+    gap = stepping.gap(row.response, row.steps, count)
+    texts = [joined(prefix, gap, tail) for tail in tails]
+    right = task.check_all([problem] * len(texts), texts)
+    share[i, count] = float(np.mean(right))
+  return [
+    _located(row, i, share, before, collapse, tolerance)
+    for i, row in enumerate(rows)
+  ]
+
+
+def _located(row, i, share, before, collapse, tolerance) -> Annotated:
+  for at in range(row.err_step, row.err_step + tolerance + 1):
+    # All steps taken, the answer is known to be wrong.
+    good, bad = share.get((i, at), 0.0), share.get((i, at + 1), 0.0)
+    if good < before:
+      break
+    if bad <= collapse * good:
+      gen = {**row.gen, "before": good, "after": bad}
+      return dataclasses.replace(row, err_step=at, gen=gen)
+  return dataclasses.replace(row, kept=False, drop="rg2-unconfirmed")
+
+
+# (problem, generator, kind of error) -> (steps with the error last, the place
+# of the error, the whole solution gone wrong if it is known), or None.
+Planter = Callable[
+  [Problem, np.random.Generator, str], tuple[str, int, str] | None
+]
+
+
+def planter_of(task: Task) -> Planter:
+  """A task's own planter (`plant`), which knows the truth of every step."""
+
+  def plant(problem, rng, kind):
+    found = task.plant(problem, rng, kind)
+    if found is None:
+      return None
+    text, at = found
+    prefix = stepping.prefix(text, stepping.of(task, text), at + 1)
+    return None if prefix is None else (prefix, at, text)
+
+  return plant
+
+
+def planted(
+  task: Task,
+  problems: Sequence[Problem],
+  plant: Planter,
+  kinds: Sequence[str],
+  actor: Actor | None,
+  *,
+  per_problem: int,
+  temperature: float,
+  seed: int,
+  gap: str,
+) -> list[Annotated]:
+  """RG3: errors of known kind and place; kept where the answer is wrong.
+
+  Args:
+    task, problems: what is to go wrong.
+    plant: writes the error.
+    kinds: of error, dealt in turn.
+    actor: goes on from the error; None takes the planter's own solution.
+    per_problem: errors planted in each.
+    temperature: of going on.
+    seed: of the errors.
+    gap: what stands between two steps.
+  """
+  drawn = []
+  for i, problem in enumerate(problems):
+    for k in range(per_problem):
+      rng = np.random.default_rng([seed, i, k])
+      kind = kinds[(i * per_problem + k) % len(kinds)]
+      if found := plant(problem, rng, kind):
+        drawn.append((problem, kind, k, *found))
+  texts = [whole for *_, whole in drawn]
+  if actor is not None:
+    asked = [
+      (f"{problem.id}/rg3/{k}", task.prompt(problem), prefix)
+      for problem, _, k, prefix, _, _ in drawn
+    ]
+    tails = actor.tails(asked, 1, temperature)
+    texts = [
+      joined(prefix, gap, tail) if tail else prefix
+      for (_, _, prefix), (tail,) in zip(asked, tails, strict=True)
+    ]
+  owners = [problem for problem, *_ in drawn]
+  rows = []
+  for (problem, kind, k, _, at, _), text, right in zip(
+    drawn, texts, task.check_all(owners, texts), strict=True
+  ):
+    if right or task.answer(text) is None:
+      continue
+    fields = {"origin": "rg3", "err_step": at, "err_type": kind}
+    rows.append(row_of(task, problem, text, f"rg3/{k}", **fields))
+  return rows

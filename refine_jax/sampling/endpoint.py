@@ -1,0 +1,270 @@
+"""An annotator behind an OpenAI-compatible endpoint (chat completions).
+
+Every reply is on disk before it is used, so that a run which is killed asks
+(and pays) for nothing twice. The key comes from the environment and is
+written nowhere.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import http.client
+import json
+import os
+import pathlib
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from refine_jax import records
+from refine_jax.sampling.settings import Request
+
+# Worth asking again: overload, time-outs and broken replies.
+_AGAIN = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))
+_MOST = 8 << 20  # bytes of a reply that are read
+
+
+class EndpointError(OSError):
+  """The endpoint did not answer, or refused; the key is not in it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Whom to ask, and how patiently.
+
+  Attributes:
+    url: up to and with `/v1`.
+    model: by the endpoint's name.
+    key_env: the environment variable that holds the key; empty for none.
+    max_tokens, temperature: of a reply.
+    timeout: seconds without a byte.
+    retries: further attempts; between them `backoff` seconds, doubled each
+      time, or what the endpoint asks for.
+    per_minute: requests at most; 0 for no limit.
+    workers: requests at once.
+    price_in, price_out: of a million tokens.
+    budget: nothing more is asked once so much was spent; 0 for no limit.
+    system: a message before the prompt.
+  """
+
+  url: str
+  model: str
+  key_env: str = "OPENAI_API_KEY"
+  max_tokens: int = 1536
+  temperature: float = 0.0
+  timeout: float = 60.0
+  retries: int = 5
+  backoff: float = 1.0
+  per_minute: float = 0.0
+  workers: int = 4
+  price_in: float = 0.0
+  price_out: float = 0.0
+  budget: float = 0.0
+  system: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+  """One answer of the endpoint; `finish` is `length` if it was cut."""
+
+  id: str
+  text: str
+  finish: str
+  prompt_tokens: int
+  tokens: int
+
+
+class Endpoint:
+  """`Annotator`: n texts for every request, in order.
+
+  Args:
+    settings: whom to ask.
+    path: where replies are kept.
+    sleep, clock: of the waiting; tests bring their own.
+
+  Attributes:
+    cost: of all replies kept, earlier runs' included.
+    cut: how many replies reached max_tokens.
+  """
+
+  def __init__(
+    self,
+    settings: Settings,
+    path: str | os.PathLike,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    self._settings, self._sleep, self._clock = settings, sleep, clock
+    self._key = _key(settings.key_env)
+    self._path = pathlib.Path(path)
+    self._known: dict[str, Reply] = {}
+    self._lock, self._next = threading.Lock(), 0.0
+    records.Appender(Reply, self._path).close()  # cuts a torn last line
+    if self._path.exists():
+      for reply in records.read(Reply, self._path):
+        self._known[reply.id] = reply
+
+  @property
+  def cost(self) -> float:
+    s = self._settings
+    return sum(
+      r.prompt_tokens * s.price_in + r.tokens * s.price_out
+      for r in self._known.values()
+    ) / 1e6  # fmt: skip
+
+  @property
+  def cut(self) -> int:
+    return sum(r.finish == "length" for r in self._known.values())
+
+  def __call__(self, requests: Sequence[Request]) -> list[list[str]]:
+    """Texts; raises EndpointError once all that could be asked was asked."""
+    wanted = [
+      [(self._name(request, i), _text(request)) for i in range(request.n)]
+      for request in requests
+    ]
+    flat = [one for group in wanted for one in group]
+    missing = [(n, t) for n, t in dict(flat).items() if n not in self._known]
+    if missing:
+      self._ask_all(missing)
+    return [[self._known[name].text for name, _ in group] for group in wanted]
+
+  def _name(self, request: Request, index: int) -> str:
+    s = self._settings
+    said = "\0".join((s.model, s.system, str(s.temperature), _text(request)))
+    digest = hashlib.sha256(said.encode()).hexdigest()[:16]
+    return f"{request.id}/{index}/{digest}"
+
+  def _ask_all(self, missing: list[tuple[str, str]]) -> None:
+    error: EndpointError | None = None
+    with (
+      records.Appender(Reply, self._path) as appender,
+      concurrent.futures.ThreadPoolExecutor(self._settings.workers) as pool,
+    ):
+      waiting = [pool.submit(self._ask, name, text) for name, text in missing]
+      for future in concurrent.futures.as_completed(waiting):
+        try:
+          reply = future.result()
+        except EndpointError as found:
+          if error is None:
+            for other in waiting:
+              other.cancel()
+          error = error or found
+        except concurrent.futures.CancelledError:
+          pass
+        else:
+          appender.append([reply])
+          self._known[reply.id] = reply
+    if error:
+      raise error
+
+  def _ask(self, name: str, text: str) -> Reply:
+    settings, wait = self._settings, self._settings.backoff
+    for attempt in range(settings.retries + 1):
+      self._take_turn()
+      try:
+        return self._reply(name, self._post(self._body(text)))
+      except _Again as problem:
+        if attempt == settings.retries:
+          raise EndpointError(
+            f"{settings.url}: {problem} after {attempt + 1} attempts"
+          ) from None
+        self._sleep(problem.after if problem.after else wait)
+        wait *= 2
+    raise AssertionError("unreachable")
+
+  def _take_turn(self) -> None:
+    """Waits until another request may leave, and there is money for it."""
+    settings = self._settings
+    if settings.budget and self.cost >= settings.budget:
+      raise EndpointError(
+        f"{settings.url}: {self.cost:.4f} of a budget of {settings.budget}"
+        " were spent"
+      )
+    if not settings.per_minute:
+      return
+    with self._lock:
+      now = self._clock()
+      turn = max(now, self._next)
+      self._next = turn + 60 / settings.per_minute
+    if turn > now:
+      self._sleep(turn - now)
+
+  def _body(self, text: str) -> bytes:
+    s = self._settings
+    messages = [{"role": "user", "content": text}]
+    if s.system:
+      messages.insert(0, {"role": "system", "content": s.system})
+    body = {"model": s.model, "messages": messages}
+    body |= {"max_tokens": s.max_tokens, "temperature": s.temperature}
+    return json.dumps(body).encode()
+
+  def _post(self, body: bytes) -> bytes:
+    settings = self._settings
+    headers = {"Content-Type": "application/json"}
+    if self._key:
+      headers["Authorization"] = f"Bearer {self._key}"
+    request = urllib.request.Request(
+      f"{settings.url.rstrip('/')}/chat/completions", body, headers
+    )
+    try:
+      with urllib.request.urlopen(request, timeout=settings.timeout) as found:
+        return found.read(_MOST)
+    except urllib.error.HTTPError as error:
+      with error:
+        if error.code in _AGAIN:
+          raise _Again(f"status {error.code}", _after(error)) from None
+        said = error.read(300).decode(errors="replace")
+      if self._key:
+        said = said.replace(self._key, "<key>")
+      raise EndpointError(
+        f"{settings.url}: status {error.code}: {said}"
+      ) from None
+    except (OSError, http.client.HTTPException) as error:
+      raise _Again(f"{type(error).__name__}: {error}") from None
+
+  def _reply(self, name: str, data: bytes) -> Reply:
+    try:
+      row = json.loads(data)
+      choice, usage = row["choices"][0], row.get("usage") or {}
+      return Reply(
+        id=name,
+        text=str(choice["message"]["content"] or ""),
+        finish=str(choice.get("finish_reason") or ""),
+        prompt_tokens=int(usage.get("prompt_tokens", 0)),
+        tokens=int(usage.get("completion_tokens", 0)),
+      )
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+      raise _Again(f"a reply that is none: {data[:80]!r}") from None
+
+
+class _Again(Exception):
+  """Worth another attempt, `after` so many seconds if the endpoint said so."""
+
+  def __init__(self, reason: str, after: float = 0.0):
+    super().__init__(reason)
+    self.after = after
+
+
+def _after(error: Any) -> float:
+  try:
+    return min(120.0, max(0.0, float(error.headers.get("Retry-After") or 0)))
+  except ValueError:
+    return 0.0
+
+
+def _key(name: str) -> str:
+  if not name:
+    return ""
+  if not (key := os.environ.get(name, "")):
+    raise EndpointError(f"the environment variable {name} holds no key")
+  return key
+
+
+def _text(request: Request) -> str:
+  if not all(isinstance(s, str) for s in request.prompt):
+    raise ValueError(f"request {request.id!r}: an endpoint reads text only")
+  return "".join(request.prompt)
