@@ -52,7 +52,8 @@ def test_tasks_and_families_exist(path):
 
   config = launch.load_config(f"{path}:smoke")
   base.load(config.task.name, **config.task.options)
-  for model in (config.model, config.train_critic.model):
+  sections = [config, *(config[s] for s in config if s.startswith("train_"))]
+  for model in (section.model for section in sections if "model" in section):
     if model.family:
       families.build({"family": model.family, "config": fields(model)})
 

@@ -20,6 +20,7 @@ from refine_jax import records
 from refine_jax.batch import Params
 from refine_jax.methods import rollout
 from refine_jax.stages import build, supervised
+from refine_jax.tasks import programs, reft_rows
 from refine_jax.tasks.base import Task
 from refine_jax.training import hooks
 from refine_jax.training.checkpoint import Checkpointer, Goal
@@ -144,8 +145,8 @@ class Rounds:
 
 def refusals(task: Task) -> int:
   """Programs that wanted what the sandbox lacks, so far."""
-  pool = getattr(task, "pool", None)
-  return sum(pool.refused.values()) if pool is not None else 0
+  runs = isinstance(task, reft_rows.ReftTask) and task.form == "program"
+  return sum(programs.shared().refused.values()) if runs else 0
 
 
 @dataclasses.dataclass
