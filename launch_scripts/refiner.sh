@@ -2,8 +2,11 @@
 # REFINER end to end for a number of seeds, then one table and one page.
 #
 #   bash launch_scripts/refiner.sh [--config=FILE[:ARGS]] [--seeds=N]
-#        [--first_seed=S] [--root=DIR] [--jobs=N] [-- --config.field=value ...]
+#        [--first_seed=S] [--root=DIR] [--jobs=N] [--grid=RATE,RATE]
+#        [-- --config.field=value ...]
 #
+# With --grid every arm is trained once per learning rate and the best by
+# validation is kept; the runs lie side by side as ARM.RATE.
 # Every stage can be killed; running the same command again goes on.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -14,6 +17,7 @@ seeds=1
 first_seed=0
 root="$top/workdir/refiner"
 jobs=2
+grid=
 while (($#)); do
   case $1 in
     --config=*) config=${1#*=} ;;
@@ -21,8 +25,9 @@ while (($#)); do
     --first_seed=*) first_seed=${1#*=} ;;
     --root=*) root=${1#*=} ;;
     --jobs=*) jobs=${1#*=} ;;
+    --grid=*) grid=${1#*=} ;;
     --) shift; break ;;
-    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
     *) echo "refiner.sh: unknown argument $1 (see --help)" >&2; exit 2 ;;
   esac
   shift
@@ -53,6 +58,27 @@ stage() {
     --workdir="$run/$2" "${@:4}" ${overrides[@]+"${overrides[@]}"}
 }
 
+# chosen NAME FOLDER [CONFIG ARGUMENT]: a training stage, at the config's
+# learning rate or at the best of the grid's.
+chosen() {
+  local rate runs=() best
+  if [[ -z $grid ]]; then
+    stage "$@"
+    return
+  fi
+  for rate in ${grid//,/ }; do
+    stage "$1" "$2.$rate" "${3:-}" \
+      "--config.$1.train.optimizer.learning_rate=$rate"
+    runs+=("$run/$2.$rate")
+  done
+  if [[ -d "$run/$2" && ! -L "$run/$2" ]]; then
+    echo "refiner.sh: $run/$2 was trained without --grid" >&2
+    return 1
+  fi
+  best=$(python -m refine_jax.stages.choose_best "${runs[@]}")
+  ln -sfn "$(basename "$best")" "$run/$2"
+}
+
 # Branches that need nothing of each other run side by side.
 together() {
   local branch pid failed=0 pids=()
@@ -70,15 +96,15 @@ together() {
 
 critic() {
   stage make_critic_data critic_data
-  stage train_critic critic
+  chosen train_critic critic
 }
 # The same generator without a critic: as many updates as the refiner has, and
 # as much compute as refiner and critic together.
 refiner() {
-  stage train_refiner refiner
-  stage train_generator plain_updates control=updates
+  chosen train_refiner refiner
+  chosen train_generator plain_updates control=updates
 }
-plain() { stage train_generator plain_compute control=compute; }
+plain() { chosen train_generator plain_compute control=compute; }
 
 trained_arms() { stage run_refine refine "" --config.run_refine.share=critic; }
 other_arms() { stage run_refine refine "" --config.run_refine.share=rest; }

@@ -100,6 +100,7 @@ class Rounds:
       model, config.engine, config.completion.max_tokens
     )
     self._round, self._examples = -1, None
+    self._lengths = 0, 0
 
   def batch(self, params: Any, number: int) -> Any:
     """The `[turns, rows, ...]` batch of an update, placed on the mesh."""
@@ -108,7 +109,7 @@ class Rounds:
       self._examples = build.encoded(
         self._model, self._read_or_make(params, index), self._config.data
       )
-      self._round = index
+      self._round, self._lengths = index, self._padded_lengths()
     turns, size = self._shape()
     span = turns * size
     # A round may yield fewer examples than its updates need: go round again.
@@ -116,13 +117,21 @@ class Rounds:
     rows = [[self._examples[i]] for i in order]
     batch = encode.collate(
       rows,
-      self._config.data.max_prompt,
-      self._config.data.max_target,
+      *self._lengths,
       self._model.tokenizer.pad_id,
       packed=False,
     )
     share = jax.tree.map(lambda x: x.reshape(turns, size, *x.shape[1:]), batch)
     return build.place_turns(share, self._model.mesh)
+
+  def _padded_lengths(self) -> tuple[int, int]:
+    """(P, T) of a round's batches: the config's, or just long enough."""
+    data = self._config.data
+    if data.batching != "bucket":
+      return data.max_prompt, data.max_target
+    longest = self._examples.lengths_N2.max(axis=0)
+    prompt, target = (int(-(-n // 8) * 8) for n in longest)
+    return min(prompt, data.max_prompt), min(target, data.max_target)
 
   def _shape(self) -> tuple[int, int]:
     """Turns whose losses are summed, and rows of each."""
