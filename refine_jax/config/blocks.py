@@ -205,6 +205,7 @@ def train(
   target: float = 0.0,
   max_seconds: float = 0.0,
   profile_steps: tuple[int, ...] = (),
+  lora: ConfigDict | None = None,
 ) -> ConfigDict:
   """One supervised run of `steps` updates, or of `epochs` if they are given,
   whose first `warmup_fraction` then warm up.
@@ -213,8 +214,19 @@ def train(
   saved. On-policy runs count rounds of `batch_size` rollouts instead.
   `patience` counts evaluations without a new best before stopping, `target`
   is a value of `best_metric` to stop at, `max_seconds` a wall-clock budget;
-  0 turns each off.
+  0 turns each off. `lora` trains adapters instead of the whole model.
   """
+  return ConfigDict({**locals(), "lora": lora or low_rank(0)})
+
+
+def low_rank(
+  rank: int,
+  *,
+  alpha: float = 16.0,
+  targets: tuple[str, ...] = (r"/(q|v|qkv)$",),
+) -> ConfigDict:
+  """LoRA (arXiv 2106.09685) on the matrices that `targets` find; rank 0 is
+  none of it. See `training.lora`."""
   return ConfigDict(dict(locals()))
 
 

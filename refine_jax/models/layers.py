@@ -88,6 +88,9 @@ def named(init: Callable[..., jax.Array], axes: tuple[str, ...]):
 class Dense(nn.Module):
   """A projection of the last `inputs` dimensions onto `features`.
 
+  Low-rank adapters among its parameters, `lora_a` and `lora_b` (see
+  `training.lora`), add to it.
+
   Attributes:
     features: output dimensions, e.g. (heads, head_dim).
     axes: logical axes of the kernel: inputs, then features.
@@ -120,7 +123,21 @@ class Dense(nn.Module):
     if self.bias:
       init = named(nn.initializers.zeros, self.axes[self.inputs :])
       y = y + self.param("bias", init, self.features).astype(self.dtype)
+    if self.has_variable("params", "lora_a"):
+      y = y + self._low_rank(x)
     return y
+
+  def _low_rank(self, x: jax.Array) -> jax.Array:
+    """`(x A) B` of adapters beside the kernel, B scaled already."""
+    a, b = (
+      self.get_variable("params", name).astype(self.dtype)
+      for name in ("lora_a", "lora_b")
+    )
+    ours = tuple(range(x.ndim - self.inputs, x.ndim))
+    inner = jax.lax.dot_general(
+      x.astype(self.dtype), a, ((ours, tuple(range(self.inputs))), ((), ()))
+    )
+    return jax.lax.dot_general(inner, b, (((inner.ndim - 1,), (0,)), ((), ())))
 
 
 def lookup(table_VD: jax.Array, ids: jax.Array, dtype: Any) -> jax.Array:

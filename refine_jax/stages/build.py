@@ -19,10 +19,12 @@ from refine_jax import records, sharding
 from refine_jax.batch import Batch, Params
 from refine_jax.data import batches, device, encode, sources
 from refine_jax.data import tokenizer as tokenizers
+from refine_jax.methods.dialogue import Dialogue
 from refine_jax.methods.refine import Template
-from refine_jax.models import families, hf
+from refine_jax.models import families, hf, lora_hf
 from refine_jax.sampling.engine import Engine
 from refine_jax.sampling.settings import Request, Sampling
+from refine_jax.stages import adapters
 from refine_jax.tasks import base as tasks
 from refine_jax.training import checkpoint, optim, state
 
@@ -33,12 +35,14 @@ class Model:
 
   Attributes:
     module: of one of the families; `params` its parameters, placed on `mesh`.
+    source: the folder or hub name it came from; empty for a random one.
   """
 
   module: nn.Module
   params: Params
   tokenizer: tokenizers.Tokenizer
   mesh: jax.sharding.Mesh
+  source: str = ""
 
   @property
   def meta(self) -> dict[str, Any]:
@@ -136,34 +140,75 @@ def fresh_model(
 
 
 def _pretrained(config, text, mesh) -> Model:
-  """A local folder, or a name on the hub, which is then fetched."""
-  folder = pathlib.Path(config.path)
-  if not folder.is_dir():
-    import huggingface_hub
-
-    kinds = ["*.json", "*.safetensors", "*.model"]
-    folder = pathlib.Path(
-      huggingface_hub.snapshot_download(config.path, allow_patterns=kinds)
-    )
+  folder = _folder(config.path)
   module, params = hf.load(folder, mesh=mesh, **config.overrides.to_dict())
   if text.vocab_size > module.config.vocab_size:
     raise ValueError(
       f"the tokenizer has {text.vocab_size} ids, the model {folder} only"
       f" {module.config.vocab_size}"
     )
-  return Model(module, params, text, mesh)
+  return Model(module, params, text, mesh, config.path)
 
 
 def load_model(path: pathlib.Path, mesh: jax.sharding.Mesh) -> Model:
-  """A model from a checkpoint of ours, or from a Hugging Face folder."""
-  if (path / "config.json").exists() and not (path / "checkpoints").exists():
+  """A model from a checkpoint of ours, from a Hugging Face folder, or from a
+  PEFT folder of adapters, which are worked in."""
+  source = str(path.resolve())
+  if lora_hf.is_folder(path):
+    base = load_model(_folder(lora_hf.read_config(path)[lora_hf.BASE]), mesh)
+    found = adapters.from_peft(path, base)
+    return dataclasses.replace(base.with_params(found.merged), source=source)
+  if is_hf(path):
     module, params = hf.load(path, mesh=mesh)
-    return Model(module, params, tokenizers.load(path), mesh)
+    return Model(module, params, tokenizers.load(path), mesh, source)
   meta = checkpoint.read_meta(path)
   module = families.build(meta["model"])
+  tokenizer = tokenizers.from_state(meta["tokenizer"])
+  if adapters.META in meta:
+    params = load_adapters(path, mesh).merged
+  else:
+    abstract = state.abstract_params(module, example_batch(), mesh)
+    params = checkpoint.load_params(path, abstract)
+  return Model(module, params, tokenizer, mesh, source)
+
+
+def load_adapters(
+  path: pathlib.Path, mesh: jax.sharding.Mesh
+) -> adapters.Adapted:
+  """The adapters of a LoRA run's checkpoint, with their base."""
+  meta = checkpoint.read_meta(path)
+  module = families.build(meta["model"])
+  source = meta[adapters.META]["base"]
+  return adapters.read(path, meta, module, _parameters(source, module, mesh))
+
+
+def is_hf(path: pathlib.Path) -> bool:
+  """Whether a folder is a model of Hugging Face's, not a run of ours."""
+  return (path / "config.json").exists() and not (path / "checkpoints").exists()
+
+
+def _parameters(source: str, module: nn.Module, mesh) -> Params:
+  """What a run's base model was, for a module with the run's own choices."""
+  folder = _folder(source)
+  if not is_hf(folder):
+    return load_model(folder, mesh).params
   abstract = state.abstract_params(module, example_batch(), mesh)
-  params = checkpoint.load_params(path, abstract)
-  return Model(module, params, tokenizers.from_state(meta["tokenizer"]), mesh)
+  return hf.read(folder, module, jax.tree.map(lambda x: x.sharding, abstract))
+
+
+def _folder(name: str) -> pathlib.Path:
+  """A local folder, or a name on the hub, which is then fetched."""
+  folder = pathlib.Path(name)
+  if folder.is_dir():
+    return folder
+  if folder.is_absolute():
+    raise FileNotFoundError(f"no model at {folder}")
+  import huggingface_hub
+
+  kinds = ["*.json", "*.safetensors", "*.model"]
+  return pathlib.Path(
+    huggingface_hub.snapshot_download(name, allow_patterns=kinds)
+  )
 
 
 def example_batch() -> Batch:
@@ -280,5 +325,6 @@ def proposer(engine: Engine, params: Params, sampling: Sampling):
   return propose
 
 
-def template(config: ConfigDict) -> Template:
-  return Template(**config.to_dict())
+def template(config: ConfigDict) -> Template | Dialogue:
+  kind = Dialogue if "style" in config else Template
+  return kind(**config.to_dict())

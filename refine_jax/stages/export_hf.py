@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from refine_jax.models import hf, hf_heads
 from refine_jax.models.reranker import HEAD
-from refine_jax.stages import build, launch, rerankers
+from refine_jax.stages import adapters, build, launch, rerankers
 
 SECTIONS = ("mesh", "export_hf")
 
@@ -16,7 +16,8 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   """Exports `config.export_hf.checkpoint` to <workdir>/hf.
 
   `transformers` loads the folder, a reranker as a sequence classifier; so
-  does `config.pretrained`, or `config.system` for a reranker.
+  does `config.pretrained`, or `config.system` for a reranker. A LoRA run is
+  written merged, and its adapters in PEFT's layout to <workdir>/adapters.
   """
   settings = config.export_hf
   path = build.resolve(settings.checkpoint, workdir)
@@ -26,6 +27,8 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   else:
     model = build.load_model(path, mesh)
     hf.save(folder, model.module, model.params, dtype=settings.dtype)
+    if not build.is_hf(path) and adapters.are_in(path):
+      build.load_adapters(path, mesh).to_peft(workdir / "adapters")
   model.tokenizer.save(folder)
   return f"Wrote {folder}"
 

@@ -46,13 +46,7 @@ def with_head(model: build.Model, *, seed: int) -> build.Model:
 
 def is_one(path: pathlib.Path) -> bool:
   """Whether a checkpoint of ours is a reranker's."""
-  if _is_hf(path):
-    return False
-  return "reranker" in checkpoint.read_meta(path)
-
-
-def _is_hf(path: pathlib.Path) -> bool:
-  return (path / "config.json").exists() and not (path / "checkpoints").exists()
+  return not build.is_hf(path) and "reranker" in checkpoint.read_meta(path)
 
 
 def load(
@@ -65,7 +59,7 @@ def load(
   Raises:
     ValueError: a checkpoint that is no reranker.
   """
-  if _is_hf(path):
+  if build.is_hf(path):
     return _from_hf(path, mesh)
   meta = checkpoint.read_meta(path)
   if "reranker" not in meta:

@@ -15,7 +15,7 @@ from refine_jax.methods import evaluation
 from refine_jax.methods.refine import Template
 from refine_jax.sampling.engine import Engine
 from refine_jax.sampling.settings import Request, Sampling
-from refine_jax.stages import build
+from refine_jax.stages import adapters, build
 from refine_jax.tasks.base import Task
 from refine_jax.training import fit as fitting
 from refine_jax.training import flops, hooks, state
@@ -44,17 +44,22 @@ def run(
     model, examples, data, batch_size=train.batch_size, seed=config.seed
   )
   optimizer, _ = build.optimizer(train.optimizer, train.steps)
+  trained = adapters.trained(model, train, seed=config.seed)
   step = make_train_step(
-    loss_function(model, train), optimizer, micro_batches=train.micro_batches
+    trained.loss(loss_function(model, train)),
+    optimizer,
+    micro_batches=train.micro_batches,
   )
   return fit(
     model,
     step,
-    lambda number: build.place(batches[number], model.mesh),
+    lambda number: trained.batch(build.place(batches[number], model.mesh)),
     train,
     workdir=workdir,
     config=config,
-    validate=validate,
+    validate=lambda params: validate(trained.whole(params)),
+    meta=trained.meta,
+    params=trained.params,
   )
 
 
@@ -87,15 +92,21 @@ def fit(
   config: ConfigDict,
   validate: Validate,
   meta: Mapping[str, Any] | None = None,
+  params: Params | None = None,
 ) -> str:
   """`training.fit` under a `train` section.
 
   Args:
     meta: what checkpoints say besides the model's own words.
+    params: what is trained, if not the model's own parameters.
 
   Raises:
-    ValueError: the batch does not divide among the mesh's batch axes.
+    ValueError: the batch does not divide among the mesh's batch axes, or the
+      section asks for adapters and gets none.
   """
+  if params is None:
+    adapters.refuse(train)
+    params = model.params
   build.check_rows(train.batch_size, model.mesh)
   optimizer, schedule = build.optimizer(train.optimizer, train.steps)
   goal = Goal(train.best_metric, train.best_mode)
@@ -104,7 +115,7 @@ def fit(
     Writer(workdir, total=train.steps) as writer,
   ):
     fitted = fitting.fit(
-      state.state_of(model.params, optimizer),
+      state.state_of(params, optimizer),
       step,
       batches,
       steps=train.steps,

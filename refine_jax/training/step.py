@@ -19,6 +19,19 @@ Metrics = dict[str, Any]
 
 
 @flax.struct.dataclass
+class Beside:
+  """A batch with arrays that its loss reads and no gradient reaches.
+
+  Attributes:
+    constants: any pytree; whole in every micro-batch.
+    batch: what is cut into micro-batches.
+  """
+
+  constants: Any
+  batch: Any
+
+
+@flax.struct.dataclass
 class Counts:
   """How much a batch holds, padding apart; float32 scalars, may be added.
 
@@ -172,6 +185,7 @@ def make_train_step(
 
 def _mean_gradient(loss_fn, params, where, batch, rng, micro_batches):
   """Gradient of `sum(total) / sum(weight)` and the loss."""
+  loss_fn, batch = _apart(loss_fn, batch)
 
   def one(batch, rng):
     def total(params):
@@ -188,6 +202,17 @@ def _mean_gradient(loss_fn, params, where, batch, rng, micro_batches):
     grads, loss = _scan_sum(one, stack, rng)
   scale = Mean(jnp.float32(1), loss.weight).value()
   return jax.tree.map(lambda g: g * scale, grads), loss
+
+
+def _apart(loss_fn: LossFn, batch: Any) -> tuple[LossFn, Any]:
+  """A loss of what can be cut, and that."""
+  if not isinstance(batch, Beside):
+    return loss_fn, batch
+
+  def whole(params, piece, rng):
+    return loss_fn(params, Beside(batch.constants, piece), rng)
+
+  return whole, batch.batch
 
 
 def _divided(grads, loss: Loss):

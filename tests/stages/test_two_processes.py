@@ -5,14 +5,11 @@ import socket
 import subprocess
 import sys
 
-import optax
 import pytest
 import sampling_child
 
 from refine_jax import records
-from refine_jax.stages import build, run_sample, train_tokenizer
-from refine_jax.training.checkpoint import Checkpointer
-from refine_jax.training.state import state_of
+from refine_jax.stages import run_sample
 
 CHILD = pathlib.Path(__file__).parent / "sampling_child.py"
 
@@ -23,26 +20,10 @@ def free_port():
     return s.getsockname()[1]
 
 
-def save_generator(config, root):
-  """An untrained one is enough to sample from."""
-  train_tokenizer.main(config, root / "tokenizer")
-  (root / "generator").mkdir()
-  model = build.fresh_model(
-    config.train_generator.model,
-    config.tokenizer,
-    build.mesh(config.mesh),
-    root / "generator",
-    seed=0,
-  )
-  with Checkpointer(root / "generator") as checkpointer:
-    state = state_of(model.params, optax.sgd(0.0))
-    checkpointer.save(state, model.meta)
-
-
 @pytest.mark.slow
 def test_two_processes_write_what_one_writes(tmp_path):
   config = sampling_child.config_at(tmp_path)
-  save_generator(config, tmp_path)
+  sampling_child.save_generator(config, tmp_path)
   run_sample.main(config, tmp_path / "one")
   port = str(free_port())
   children = [
