@@ -117,7 +117,7 @@ def _small(args):
     completion=config.sampling(max_tokens=24),
     feedback=config.sampling(max_tokens=8),
     # At 2e-3 some seeds jump late or never.
-    warm_start=_train(args, 1e-3, 5000, target=48.0, eval_every=200),
+    warm_start=_train(args, 1e-3, 5000, target=44.0, eval_every=200),
     train_critic=_train(args, 1e-3, 1500),
     train_refiner=_train(args, 1e-3, 600, eval_every=100),
     make_critic_data=config.make_critic_data(
