@@ -8,8 +8,9 @@ spells it out as a mask.
 import jax
 import jax.numpy as jnp
 
-# Finite, so that a row with nothing to attend averages instead of being NaN.
-MASKED = -1e30
+from refine_jax.models.cached import MASKED, attend_cache
+
+__all__ = ["IMPLEMENTATIONS", "MASKED", "attend", "attend_cache", "mask"]
 
 
 def mask(
@@ -178,38 +179,3 @@ def attend(
     bias=bias,
     scale=scale,
   )
-
-
-def attend_cache(
-  q_BNH: jax.Array,
-  keys_BKSH: jax.Array,
-  values_BKSH: jax.Array,
-  lengths_B: jax.Array,
-  *,
-  bias: jax.Array | None = None,
-  scale: float,
-) -> jax.Array:
-  """One query per slot over the first `lengths_B` positions of its cache.
-
-  Args:
-    bias: added to the scaled scores; broadcastable to [B, N, S].
-
-  Returns:
-    out_BNH in the dtype of the queries; finite for an empty slot.
-  """
-  batch, heads, dim = q_BNH.shape
-  kv_heads, size = keys_BKSH.shape[1:3]
-  groups = heads // kv_heads
-  q_BKGH = q_BNH.reshape(batch, kv_heads, groups, dim)
-  scores_BKGS = jnp.einsum(
-    "BKGH,BKSH->BKGS", q_BKGH, keys_BKSH, preferred_element_type=jnp.float32
-  )
-  scores_BKGS = scores_BKGS * scale
-  if bias is not None:
-    bias = jnp.broadcast_to(bias, (bias.shape[0], heads, size))
-    scores_BKGS += bias.reshape(-1, kv_heads, groups, size).astype(jnp.float32)
-  filled_BS = jnp.arange(size) < lengths_B[:, None]
-  scores_BKGS = jnp.where(filled_BS[:, None, None], scores_BKGS, MASKED)
-  weights_BKGS = jax.nn.softmax(scores_BKGS, axis=-1).astype(values_BKSH.dtype)
-  out_BKGH = jnp.einsum("BKGS,BKSH->BKGH", weights_BKGS, values_BKSH)
-  return out_BKGH.reshape(q_BNH.shape).astype(q_BNH.dtype)

@@ -1,4 +1,11 @@
-"""Keys and values kept between decoding steps, as an explicit pytree."""
+"""Keys and values kept between decoding steps, as an explicit pytree.
+
+A cache is either plain, a row per slot with prompt and continuation in it, or
+split: rows of what was sampled, and apart from them rows of prompts, each
+shared by a group of adjacent slots.
+"""
+
+from typing import Any
 
 import flax.struct
 import jax
@@ -6,69 +13,152 @@ import jax.numpy as jnp
 
 
 @flax.struct.dataclass
+class Quantised:
+  """int8 numbers with a factor per position: `values * scales`.
+
+  Attributes:
+    values: `[R, K, S, H]`, int8.
+    scales: `[R, K, S, 1]`, float32.
+  """
+
+  values: jax.Array
+  scales: jax.Array
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return self.values.shape
+
+  def plain(self, dtype) -> jax.Array:
+    return (self.values * self.scales).astype(dtype)
+
+
+def quantise(x: jax.Array) -> Quantised:
+  """The nearest of 255 levels between each position's extremes."""
+  x = x.astype(jnp.float32)
+  scales = jnp.max(jnp.abs(x), axis=-1, keepdims=True) / 127
+  levels = jnp.round(x / jnp.maximum(scales, 1e-30))
+  return Quantised(levels.astype(jnp.int8), scales)
+
+
+@flax.struct.dataclass
 class Cache:
   """One compact, unpadded row per slot.
 
   Layers are unrolled: one array per layer lets XLA update it in place in a
-  `while_loop` carry, where a stacked cache would be copied.
+  `while_loop` carry, where a stacked cache would be copied. Every array may
+  be `Quantised`.
 
   Attributes:
     keys, values: per layer `[slots, K, S, H]`.
     lengths_B: how many positions of each slot are filled.
-    cross_keys, cross_values: per layer, an encoder's `[slots, K, P, H]`.
-    prompt_lengths_B: how many of the encoder's positions exist.
-    prefix_keys, prefix_values: per layer `[K, S, H]`, shared by all slots
-      and attended before their own.
-    key_scales, value_scales: per layer `[slots, K, S, 1]` when keys and
-      values are int8.
+    cross_keys, cross_values: per layer, an encoder's `[rows, K, P, H]`.
+    prefix_keys, prefix_values: of a decoder-only model's split cache, per
+      layer `[rows, K, P, H]`, attended before a slot's own positions.
+    prompt_lengths_R: how many positions of these rows exist. There are as
+      many rows as slots, or one per group of adjacent slots.
   """
 
-  keys: tuple[jax.Array, ...]
-  values: tuple[jax.Array, ...]
+  keys: tuple[Any, ...]
+  values: tuple[Any, ...]
   lengths_B: jax.Array
-  cross_keys: tuple[jax.Array, ...] = ()
-  cross_values: tuple[jax.Array, ...] = ()
-  prompt_lengths_B: jax.Array | None = None
-  prefix_keys: tuple[jax.Array, ...] = ()
-  prefix_values: tuple[jax.Array, ...] = ()
-  key_scales: tuple[jax.Array, ...] = ()
-  value_scales: tuple[jax.Array, ...] = ()
+  cross_keys: tuple[Any, ...] = ()
+  cross_values: tuple[Any, ...] = ()
+  prefix_keys: tuple[Any, ...] = ()
+  prefix_values: tuple[Any, ...] = ()
+  prompt_lengths_R: jax.Array | None = None
 
 
 def empty(
   *, layers: int, slots: int, kv_heads: int, length: int, head_dim: int, dtype
 ) -> Cache:
-  """A cache with nothing in it."""
+  """A cache with nothing in it; "int8" makes it quantised."""
 
   def rows():
     shape = (slots, kv_heads, length, head_dim)
-    return tuple(jnp.zeros(shape, dtype) for _ in range(layers))
+    zeros = [jnp.zeros(shape, dtype) for _ in range(layers)]
+    if jnp.dtype(dtype) == jnp.int8:
+      scale = (*shape[:3], 1)
+      return tuple(Quantised(z, jnp.zeros(scale, jnp.float32)) for z in zeros)
+    return tuple(zeros)
 
   return Cache(rows(), rows(), jnp.zeros((slots,), jnp.int32))
 
 
-def append_one(
-  rows_BKSH: jax.Array, new_BKH: jax.Array, lengths_B: jax.Array
-) -> jax.Array:
+def append_one(rows_BKSH: Any, new_BKH: jax.Array, lengths_B: jax.Array) -> Any:
   """Writes one position per slot at `lengths_B`; past the end is dropped."""
   slots = jnp.arange(rows_BKSH.shape[0])
-  return rows_BKSH.at[slots, :, lengths_B].set(
-    new_BKH.astype(rows_BKSH.dtype), mode="drop"
-  )
+  return _write(rows_BKSH, new_BKH, (slots, slice(None), lengths_B))
 
 
 def append_rows(
-  rows_BKSH: jax.Array,
+  rows_BKSH: Any,
   new_RPKH: jax.Array,
   slots_R: jax.Array,
   starts_R: jax.Array,
   lengths_R: jax.Array,
-) -> jax.Array:
+) -> Any:
   """Writes R ragged rows (padded right to P) into slots from `starts_R` on."""
   size = rows_BKSH.shape[2]
   offset_P = jnp.arange(new_RPKH.shape[1])
   position_RP = starts_R[:, None] + offset_P
   position_RP = jnp.where(offset_P < lengths_R[:, None], position_RP, size)
-  return rows_BKSH.at[slots_R[:, None], :, position_RP].set(
-    new_RPKH.astype(rows_BKSH.dtype), mode="drop"
+  return _write(
+    rows_BKSH, new_RPKH, (slots_R[:, None], slice(None), position_RP)
+  )
+
+
+def _write(rows, new, index):
+  if isinstance(rows, Quantised):
+    return jax.tree.map(
+      lambda into, part: into.at[index].set(part, mode="drop"),
+      rows,
+      quantise(new),
+    )
+  return rows.at[index].set(new.astype(rows.dtype), mode="drop")
+
+
+def rows_of(rows_BKSH: Any, slots_R: jax.Array, dtype) -> jax.Array:
+  """`[R, S, K, H]` of some slots, no longer quantised."""
+  taken = jax.tree.map(
+    lambda x: jnp.take(x, slots_R, axis=0, mode="clip"), rows_BKSH
+  )
+  if isinstance(taken, Quantised):
+    taken = taken.plain(dtype)
+  return taken.swapaxes(1, 2)
+
+
+def prompts(cache: Cache) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+  """The keys and values of prompts, wherever this cache has them."""
+  if cache.cross_keys:
+    return cache.cross_keys, cache.cross_values
+  if cache.prefix_keys:
+    return cache.prefix_keys, cache.prefix_values
+  return cache.keys, cache.values
+
+
+def split(own: Cache, prompt_rows: Cache) -> Cache:
+  """The slots of `own` with the prompts of another (plain) cache."""
+  keys, values = prompts(prompt_rows)
+  kind = "cross" if prompt_rows.cross_keys else "prefix"
+  return own.replace(
+    **{f"{kind}_keys": keys, f"{kind}_values": values},
+    prompt_lengths_R=jnp.zeros((keys[0].shape[0],), jnp.int32),
+  )
+
+
+def load(
+  cache: Cache, row: jax.Array, source: Cache, source_row: jax.Array, length
+) -> Cache:
+  """A split cache whose prompt `row` is one of another cache's prompts."""
+
+  def one(into, new):
+    # A row at a time: only the row is moved, and only it is written.
+    part = jax.lax.dynamic_index_in_dim(new, source_row, 0, keepdims=True)
+    return into.at[row[None]].set(part, mode="drop")
+
+  keys, values = jax.tree.map(one, prompts(cache), prompts(source))
+  kind = "cross" if cache.cross_keys else "prefix"
+  return cache.replace(
+    **{f"{kind}_keys": keys, f"{kind}_values": values},
+    prompt_lengths_R=cache.prompt_lengths_R.at[row].set(length),
   )

@@ -215,7 +215,7 @@ class Decoder(nn.Module):
 
   @nn.nowrap
   def new_cache(
-    self, slots: int, length: int, prompt_length: int = 0
+    self, slots: int, length: int, prompt_length: int = 0, dtype: Any = None
   ) -> caches.Cache:
     """An empty cache; `length` counts prompt and continuation."""
     del prompt_length  # there is no encoder
@@ -225,7 +225,7 @@ class Decoder(nn.Module):
       kv_heads=self.config.kv_heads,
       length=length,
       head_dim=self.config.head_dim,
-      dtype=jnp.dtype(self.config.dtype),
+      dtype=jnp.dtype(dtype or self.config.dtype),
     )
 
   @nn.nowrap
@@ -301,8 +301,8 @@ class Decoder(nn.Module):
       values[i] = caches.append_rows(values[i], v_BPKH, *place)
       return attention.attend(
         q_BPNH,
-        jnp.take(keys[i], slots_B, axis=0, mode="clip").swapaxes(1, 2),
-        jnp.take(values[i], slots_B, axis=0, mode="clip").swapaxes(1, 2),
+        caches.rows_of(keys[i], slots_B, q_BPNH.dtype),
+        caches.rows_of(values[i], slots_B, q_BPNH.dtype),
         causal=True,
         q_positions_BL=positions_BP,
         scale=self.config.head_dim**-0.5,
@@ -326,6 +326,16 @@ class Decoder(nn.Module):
   ) -> tuple[jax.Array, caches.Cache]:
     """Appends one token to every active slot; logits_BV that follow it."""
     lengths_B = cache.lengths_B
+    positions_B = lengths_B
+    prefix = [None] * len(cache.keys)
+    if cache.prefix_keys:
+      rows_R = cache.prompt_lengths_R
+      each = lengths_B.shape[0] // rows_R.shape[0]
+      positions_B = lengths_B + jnp.repeat(rows_R, each)
+      prefix = [
+        (k, v, rows_R)
+        for k, v in zip(cache.prefix_keys, cache.prefix_values, strict=True)
+      ]
     size = cache.keys[0].shape[2]
     write_B = lengths_B
     if active_B is not None:
@@ -341,9 +351,10 @@ class Decoder(nn.Module):
         values[i],
         lengths_B + 1,
         scale=self.config.head_dim**-0.5,
+        prefix=prefix[i],
       )[:, None]
 
-    x_B1D = self._run(weights, tokens_B[:, None], lengths_B[:, None], attend)
+    x_B1D = self._run(weights, tokens_B[:, None], positions_B[:, None], attend)
     grown_B = 1 if active_B is None else active_B.astype(lengths_B.dtype)
     cache = cache.replace(
       keys=tuple(keys), values=tuple(values), lengths_B=lengths_B + grown_B

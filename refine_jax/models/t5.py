@@ -215,10 +215,10 @@ class T5(nn.Module):
 
   @nn.nowrap
   def new_cache(
-    self, slots: int, length: int, prompt_length: int = 0
+    self, slots: int, length: int, prompt_length: int = 0, dtype: Any = None
   ) -> caches.Cache:
     """Room for `length` decoder inputs, the start included, per slot."""
-    return t5_decode.empty(self.config, slots, length, prompt_length)
+    return t5_decode.empty(self.config, slots, length, prompt_length, dtype)
 
   @nn.nowrap
   def prefill(

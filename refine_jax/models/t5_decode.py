@@ -16,20 +16,22 @@ from refine_jax.models.t5_layers import (
 )
 
 
-def empty(config: Any, slots: int, length: int, prompt_length: int):
+def empty(
+  config: Any, slots: int, length: int, prompt_length: int, dtype: Any = None
+):
   """A cache with nothing in it."""
   size = {
     "layers": config.decoder_layers,
     "slots": slots,
     "kv_heads": config.heads,
     "head_dim": config.head_dim,
-    "dtype": config.compute_dtype,
+    "dtype": config.compute_dtype if dtype is None else dtype,
   }
   cross = caches.empty(length=prompt_length, **size)
   return caches.empty(length=length, **size).replace(
     cross_keys=cross.keys,
     cross_values=cross.values,
-    prompt_lengths_B=cross.lengths_B,
+    prompt_lengths_R=cross.lengths_B,
   )
 
 
@@ -60,7 +62,7 @@ def encode(
   return empty(config, batch, 1, length).replace(
     cross_keys=tuple(k.swapaxes(1, 2) for k in keys),
     cross_values=tuple(v.swapaxes(1, 2) for v in values),
-    prompt_lengths_B=lengths_B,
+    prompt_lengths_R=lengths_B,
   )
 
 
@@ -80,10 +82,14 @@ def put(
   """`rows` written over the beginnings of `slots_B`; others stay."""
 
   def one(into, new):
+    if isinstance(into, caches.Quantised):
+      return jax.tree.map(one, into, caches.quantise(new))
     index = (slots_B, *(slice(size) for size in new.shape[1:]))
     return into.at[index].set(new, mode="drop")
 
-  return jax.tree.map(one, cache, rows)
+  return jax.tree.map(
+    one, cache, rows, is_leaf=lambda x: isinstance(x, caches.Quantised)
+  )
 
 
 def step(
@@ -111,7 +117,7 @@ def step(
       at_B,
       (keys[i], values[i]),
       (cache.cross_keys[i], cache.cross_values[i]),
-      cache.prompt_lengths_B,
+      cache.prompt_lengths_R,
       method="step",
     )
   return _norm(config, decoder, x_BD), cache.replace(

@@ -76,10 +76,10 @@ class Attention(nn.Module):
     )
     return self.o(out_BNH), keys, values
 
-  def read(self, x_BD, keys, values, lengths_B) -> jax.Array:
+  def read(self, x_BD, keys, values, lengths_R) -> jax.Array:
     """Attends over keys and values that are already there."""
     out_BNH = attention.attend_cache(
-      self.q(x_BD), keys, values, lengths_B, scale=1.0
+      self.q(x_BD), keys, values, lengths_R, scale=1.0
     )
     return self.o(out_BNH)
 
@@ -216,7 +216,7 @@ class DecoderLayer(nn.Module):
     x_BTD += self.dropout(self.mlp(self.mlp_norm(x_BTD)))
     return sharding.constrain(x_BTD, "batch", "length", "width"), None
 
-  def step(self, x_BD, bias, at_B, rows, cross, prompt_lengths_B):
+  def step(self, x_BD, bias, at_B, rows, cross, prompt_lengths_R):
     """One position; `rows` and `cross` are (keys, values) of this layer.
 
     Returns:
@@ -227,7 +227,7 @@ class DecoderLayer(nn.Module):
       self.attention_norm(x_BD), *rows, at_B, bias
     )
     x_BD += out_BD
-    x_BD += self.cross.read(self.cross_norm(x_BD), *cross, prompt_lengths_B)
+    x_BD += self.cross.read(self.cross_norm(x_BD), *cross, prompt_lengths_R)
     return x_BD + self.mlp(self.mlp_norm(x_BD)), keys, values
 
   def cross_keys_values(self, states_BPD):

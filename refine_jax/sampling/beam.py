@@ -171,7 +171,7 @@ def _slots(parents_AK, slots):
 
 def _reorder(cache: Cache, source_B) -> Cache:
   """Moves what differs between beams; an encoder's part does not."""
-  names = ("keys", "values", "lengths_B", "key_scales", "value_scales")
+  names = ("keys", "values", "lengths_B")
   moved = {
     name: jax.tree.map(lambda x: x[source_B], getattr(cache, name))
     for name in names

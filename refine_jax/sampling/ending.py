@@ -1,6 +1,6 @@
 """Where a row of sampled ids ends as text: EOS, stop ids, stop strings."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -58,8 +58,27 @@ def sample(
 ) -> Sample:
   """A row of a decoded batch as a record."""
   count = int(decoded.counts_B[row])
-  tokens = decoded.tokens_BT[row, :count].tolist()
-  finish = loop.FINISH[int(decoded.finish_B[row])]
+  drawn = Drawn(
+    decoded.tokens_BT[row, :count].tolist(),
+    decoded.logprobs_BT[row, :count].tolist(),
+    decoded.model_logprobs_BT[row, :count].tolist(),
+    int(decoded.finish_B[row]),
+  )
+  return record(job, index, drawn, tokenizer)
+
+
+class Drawn(NamedTuple):
+  """One row's ids, their log-probabilities, and how it stands."""
+
+  tokens: list[int]
+  logprobs: list[float]
+  model_logprobs: list[float]
+  finish: int
+
+
+def record(job: Job, index: int, drawn: Drawn, tokenizer: Any) -> Sample:
+  """A row as a record, cut where a stop string ends it."""
+  tokens, finish = drawn.tokens, loop.FINISH[drawn.finish]
   shown = visible(tokens, job.sampling, tokenizer.eos_id)
   at = cut(shown, job.sampling.stop, tokenizer)
   if at is None:
@@ -71,9 +90,7 @@ def sample(
     id=f"{job.request.id}/{index}",
     text=text,
     tokens=tuple(tokens),
-    logprobs=tuple(decoded.logprobs_BT[row, : len(tokens)].tolist()),
-    model_logprobs=tuple(
-      decoded.model_logprobs_BT[row, : len(tokens)].tolist()
-    ),
+    logprobs=tuple(drawn.logprobs[: len(tokens)]),
+    model_logprobs=tuple(drawn.model_logprobs[: len(tokens)]),
     finish=finish,
   )

@@ -1,10 +1,12 @@
 """The engine: strings in, records out, on the models' own mesh.
 
-Rows are decoded in static batches: a fixed number of slots, prompts and
-budgets rounded up to a few lengths, so that what is compiled does not depend
-on what is asked.
+A fixed number of slots, prompts and budgets rounded up to a few lengths, so
+that what is compiled does not depend on what is asked. Slots are refilled as
+their rows end (`pool`, `refill`); beam search, and whoever wants to compare,
+decodes in static batches (`programs`).
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -16,8 +18,9 @@ from refine_jax.data.tokenizer import encode_prompt
 from refine_jax.records import Prompt, Sample
 from refine_jax.sampling import ending
 from refine_jax.sampling import score as scoring
-from refine_jax.sampling.planning import Job, Ladders, plan
+from refine_jax.sampling.planning import Job, Ladders, plan, pools
 from refine_jax.sampling.programs import Programs
+from refine_jax.sampling.refill import Pools
 from refine_jax.sampling.session import Session
 from refine_jax.sampling.settings import Request, Sampling
 from refine_jax.sampling.statistics import Statistics, compilations
@@ -56,7 +59,11 @@ class Engine:
     context: prompt and continuation together, at most. By default what the
       family's config says, where it says anything.
     prefill_tokens: positions prefilled at once.
-    chunk: decoding steps between two looks at stop strings.
+    chunk: decoding steps between two looks of the host.
+    mode: "refill", or "static" for batches that last as long as their
+      slowest row.
+    cache_dtype: of keys and values in "refill", such as "int8"; None for the
+      model's.
     bos, eos: whether prompts begin with BOS and end with EOS; by default what
       the families were trained with: BOS for decoder-only ones where the
       tokenizer has it, EOS for encoders.
@@ -75,11 +82,15 @@ class Engine:
     context: int | None = None,
     prefill_tokens: int = 16384,
     chunk: int = 32,
+    mode: str = "refill",
+    cache_dtype: str | None = None,
     bos: bool | None = None,
     eos: bool | None = None,
     value_head: Callable[..., jax.Array] | None = None,
   ):
-    self.family, self.tokenizer = family, tokenizer
+    if mode not in ("refill", "static"):
+      raise ValueError(f"mode = {mode!r}: not 'refill' or 'static'")
+    self.family, self.tokenizer, self._mode = family, tokenizer, mode
     self.statistics = Statistics()
     decoder_only = not family.encoder_decoder
     if context is None and decoder_only:
@@ -102,6 +113,15 @@ class Engine:
       eos_id=tokenizer.eos_id,
       prefill_tokens=prefill_tokens,
       chunk=chunk,
+    )
+    self._pools = Pools(
+      family,
+      self._programs.put,
+      eos_id=tokenizer.eos_id,
+      prefill_tokens=prefill_tokens,
+      lengths=self._ladders.prompts,
+      chunk=chunk,
+      cache_dtype=cache_dtype,
     )
     self._value_head = value_head
     self._score = jax.jit(functools.partial(scoring.score, family, value_head))
@@ -191,10 +211,47 @@ class Engine:
     return jobs
 
   def _completed(self, params, jobs) -> Iterator[tuple[Job, int, Sample]]:
-    """Batch by batch; within one, short samples first."""
-    for batch in list(plan(jobs, self._ladders)):
+    """All checks come before any work."""
+    static = self._mode == "static"
+    batched = [j for j in jobs if static or j.sampling.beams > 1]
+    pooled = [j for j in jobs if not static and j.sampling.beams == 1]
+    shaped = list(pools(pooled, self._ladders))
+    for batch in list(plan(batched, self._ladders)):
       yield from self._run(params, batch)
+    for shape, part in shaped:
+      yield from self._refill(params, shape, part)
     self.statistics.requests += len(jobs)
+
+  def _refill(self, params, shape, jobs) -> Iterator[tuple[Job, int, Sample]]:
+    """Samples of one pool, in order of completion."""
+    with self._counted_scope():
+      drawn = self._pools.run(
+        self._programs.weights(params),
+        jobs,
+        shape,
+        self.tokenizer,
+        self.statistics,
+      )
+    while True:
+      # Not across a yield: whoever takes the sample may compile things, too.
+      with self._counted_scope():
+        found = next(drawn, None)
+      if found is None:
+        return
+      job, index, row = found
+      sample = ending.record(job, index, row, self.tokenizer)
+      self.statistics.samples += 1
+      self.statistics.tokens += len(sample.tokens)
+      yield job, index, sample
+
+  @contextlib.contextmanager
+  def _counted_scope(self):
+    before = compilations()
+    try:
+      with self._programs.scope():
+        yield
+    finally:
+      self.statistics.compilations += compilations() - before
 
   @_counted
   def _run(self, params, batch) -> list[tuple[Job, int, Sample]]:

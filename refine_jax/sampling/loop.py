@@ -72,8 +72,8 @@ def pin(cache: Cache) -> Cache:
   """The layout of a cache: slots over the batch axes, heads over `tensor`."""
 
   def heads(arrays):
-    return tuple(
-      sharding.constrain(x, "batch", "kv_heads", None, None) for x in arrays
+    return jax.tree.map(
+      lambda x: sharding.constrain(x, "batch", "kv_heads", None, None), arrays
     )
 
   return cache.replace(
@@ -81,8 +81,8 @@ def pin(cache: Cache) -> Cache:
     values=heads(cache.values),
     cross_keys=heads(cache.cross_keys),
     cross_values=heads(cache.cross_values),
-    key_scales=heads(cache.key_scales),
-    value_scales=heads(cache.value_scales),
+    prefix_keys=heads(cache.prefix_keys),
+    prefix_values=heads(cache.prefix_values),
   )
 
 
@@ -125,12 +125,7 @@ def prefill(
 
 def gather(cache: Cache, source_B: jax.Array) -> Cache:
   """Every slot becomes a copy of the slot it names."""
-  own = {
-    name: jax.tree.map(lambda x: x[source_B], getattr(cache, name))
-    for name in cache.__dataclass_fields__
-    if not name.startswith("prefix_")
-  }
-  return pin(cache.replace(**own))
+  return pin(jax.tree.map(lambda x: x[source_B], cache))
 
 
 def expand(filled: Filled, source_B: jax.Array) -> Filled:
@@ -184,14 +179,9 @@ def _record(progress: Progress, logits_BV: jax.Array) -> Progress:
     return jnp.where(at_BT, values_B[:, None], table_BT)
 
   counts_B = counts_B + active_B
-  stops_B = jnp.any(tokens_B[:, None] == rows.stop_ids_BE, axis=1)
-  ended_B = jnp.where(
-    stops_B, STOP, jnp.where(counts_B >= rows.max_tokens_B, LENGTH, RUNNING)
-  )
+  ended_B = ended(rows, tokens_B, counts_B)
   return progress.replace(
-    seen_BV=jax.vmap(lambda seen, token: seen.at[token].set(True))(
-      progress.seen_BV, tokens_B
-    ),
+    seen_BV=see(progress.seen_BV, tokens_B, rows),
     last_B=jnp.where(active_B, tokens_B, progress.last_B),
     counts_B=counts_B,
     finish_B=jnp.where(active_B, ended_B, progress.finish_B),
@@ -199,6 +189,24 @@ def _record(progress: Progress, logits_BV: jax.Array) -> Progress:
     logprobs_BT=put(progress.logprobs_BT, logprobs_B),
     model_logprobs_BT=put(progress.model_logprobs_BT, model_logprobs_B),
   )
+
+
+def ended(rows: Rows, tokens_B: jax.Array, counts_B: jax.Array) -> jax.Array:
+  """How rows stand after a token that made them `counts_B` long."""
+  stops_B = jnp.any(tokens_B[:, None] == rows.stop_ids_BE, axis=1)
+  full_B = counts_B >= rows.max_tokens_B
+  return jnp.where(stops_B, STOP, jnp.where(full_B, LENGTH, RUNNING))
+
+
+def see(seen_BV: jax.Array, tokens_B: jax.Array, rows: Rows) -> jax.Array:
+  """Notes tokens for the repetition penalty, where any row has one."""
+
+  def note():
+    slots = jnp.arange(tokens_B.shape[0])
+    return seen_BV.at[slots, tokens_B].set(True)
+
+  penalised = jnp.any(rows.repetition_penalty_B != 1)
+  return jax.lax.cond(penalised, note, lambda: seen_BV)
 
 
 def decode(

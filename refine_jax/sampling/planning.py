@@ -53,6 +53,35 @@ class Plan:
 
 
 @dataclasses.dataclass(frozen=True)
+class Shape:
+  """What a pool is compiled for.
+
+  Attributes:
+    slots: decoded together; `group` of them share a prompt.
+    prompt_length, room: tokens of a prompt, and sampled ones, at most.
+  """
+
+  slots: int
+  group: int
+  prompt_length: int
+  room: int
+
+  @property
+  def groups(self) -> int:
+    return self.slots // self.group
+
+  @property
+  def places(self) -> int:
+    """Prompts that wait."""
+    return self.groups
+
+  @property
+  def tickets(self) -> int:
+    """The ring of tickets."""
+    return 4 * self.slots
+
+
+@dataclasses.dataclass(frozen=True)
 class Ladders:
   """The allowed shapes, each ascending.
 
@@ -127,6 +156,49 @@ def plan(jobs: Sequence[Job], ladders: Ladders) -> Iterator[Plan]:
       for sample in range(job.request.n if beams == 1 else 1)
     ]
     yield from _batches(rows, ladders, beams, length, room)
+
+
+# So many samples of a prompt are worth slots that share it.
+MANY = 8
+
+
+def pools(
+  jobs: Sequence[Job], ladders: Ladders
+) -> Iterator[tuple[Shape, list[Job]]]:
+  """Jobs that go through one pool of slots, and its shape.
+
+  Jobs of one shape stay together; where they would not fill the slots they
+  join those of the next larger one.
+
+  Raises:
+    TooLong: before anything is decoded.
+  """
+  grouped: dict[tuple[bool, int, int], list[Job]] = {}
+  for job in jobs:
+    ladders.check(job)
+    many = job.request.n >= MANY <= ladders.slots[-1] // 2
+    room = ladders.room(job.request.id, job.sampling.max_tokens)
+    length = ladders.prompt(job.request.id, len(job.ids))
+    grouped.setdefault((many, room, length), []).append(job)
+  shapes = sorted(grouped)
+  for i, (many, room, length) in enumerate(shapes):
+    part = grouped[many, room, length]
+    larger = next(
+      (s for s in shapes[i + 1 :] if s[0] == many and s[2] >= length), None
+    )
+    if larger and sum(job.request.n for job in part) < ladders.slots[-1]:
+      grouped[larger] = part + grouped[larger]
+    else:
+      yield _shape(part, ladders, many, room, length), part
+
+
+def _shape(jobs, ladders, many, room, length) -> Shape:
+  asked = sum(job.request.n for job in jobs)
+  slots = next((s for s in ladders.slots if s >= asked), ladders.slots[-1])
+  group = 1
+  if many and slots % MANY == 0:
+    group = slots if len(jobs) == 1 else MANY
+  return Shape(slots, group, length, room)
 
 
 def _batches(rows, ladders, beams, length, room) -> Iterator[Plan]:

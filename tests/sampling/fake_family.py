@@ -36,7 +36,7 @@ class Table:
   def decode_weights(self, params):
     return params
 
-  def new_cache(self, slots, length, prompt_length=0):
+  def new_cache(self, slots, length, prompt_length=0, dtype=None):
     return caches.empty(
       layers=1,
       slots=slots,
@@ -79,13 +79,22 @@ class Table:
     return self._logits(weights, cache, tokens_B, slots_B), cache
 
   def _logits(self, weights, cache, last_B, slots_B):
-    rows_BSV = cache.values[0].at[slots_B].get(mode="clip")[:, 0]
     lengths_B = cache.lengths_B.at[slots_B].get(mode="clip")
-    exists_BS = jnp.arange(rows_BSV.shape[1]) < lengths_B[:, None]
-    total_BV = jnp.sum(jnp.where(exists_BS[..., None], rows_BSV, 0), axis=1)
+    total_BV = self._total(cache.values[0], slots_B, lengths_B)
+    if cache.prefix_values:
+      rows = cache.prompt_lengths_R.shape[0]
+      rows_B = slots_B // (cache.lengths_B.shape[0] // rows)
+      more_B = cache.prompt_lengths_R[rows_B]
+      total_BV += self._total(cache.prefix_values[0], rows_B, more_B)
+      lengths_B = lengths_B + more_B
     return weights["table"][last_B] + total_BV / jnp.maximum(lengths_B, 1)[
       :, None
     ].astype(jnp.float32)
+
+  def _total(self, values, rows_B, lengths_B):
+    rows_BSV = values.at[rows_B].get(mode="clip")[:, 0]
+    exists_BS = jnp.arange(rows_BSV.shape[1]) < lengths_B[:, None]
+    return jnp.sum(jnp.where(exists_BS[..., None], rows_BSV, 0), axis=1)
 
   def apply(self, variables, batch):
     params = variables["params"]

@@ -155,17 +155,22 @@ def test_nothing_is_compiled_after_warm_up():
   assert before == engine.statistics.compilations == 0
 
 
-def test_statistics():
-  engine = make(slots=(8,), prompt_buckets=(8,), token_buckets=(16,))
+@pytest.mark.parametrize("mode", ["refill", "static"])
+def test_statistics(mode):
+  engine = make(slots=(8,), prompt_buckets=(8,), token_buckets=(16,), mode=mode)
   sampling = Sampling(max_tokens=6, min_tokens=6)
   engine.generate(PARAMS, [Request("a", "abc", n=6)], sampling)
   found = engine.statistics
   assert (found.requests, found.samples, found.tokens) == (1, 6, 36)
-  # One prompt, prefilled once: BOS and three letters of an 8 x 8 prefill.
-  assert (found.prompt_tokens, found.prompt_padding) == (4, 60)
-  # The first token comes from the prefill.
-  assert (found.steps, found.slot_steps, found.used_slot_steps) == (5, 40, 30)
-  assert found.slot_use == 0.75 and found.syncs == 1
+  # One prompt, BOS and three letters, is prefilled once: 8 x 8 positions in a
+  # static batch; else 8, and its last token is left to the first steps.
+  static = mode == "static"
+  prompt = (4, 60) if static else (3, 4)
+  assert (found.prompt_tokens, found.prompt_padding) == prompt
+  # In a static batch the first token comes from the prefill.
+  steps = (5, 40, 30) if static else (6, 48, 36)
+  assert (found.steps, found.slot_steps, found.used_slot_steps) == steps
+  assert found.slot_use == 0.75 and found.syncs <= 2
 
 
 def test_changed_parameters_are_noticed(engine):
