@@ -236,3 +236,74 @@ def of_released_row(row: dict, index: int) -> records.Rationale:
     following=row["following"].strip(),
     meta={"source": str(row.get("source", "released"))},
   )
+
+
+# ----------------------------------------------------------------- annotating
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotation:
+  """What an annotator made of a document.
+
+  Attributes:
+    document: the text it was given; `subset` where that is from.
+    output: what it wrote, whatever that is.
+    fault: why it is rejected, or "".
+    fidelity: 1 where nothing but rationales was added; None if unparsed.
+  """
+
+  id: str
+  subset: str
+  document: str
+  output: str
+  fault: str = ""
+  fidelity: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+  """What an annotator is told: an instruction and worked examples.
+
+  Attributes:
+    system: the instruction, with {open} and {close} for the markers.
+    demonstrations: annotated texts; the plain ones are made of them, so no
+      example changes its text.
+    user, assistant: before a plain and before an annotated text.
+    end: after either.
+  """
+
+  system: str
+  demonstrations: tuple[str, ...] = ()
+  user: str = "Text:\n"
+  assistant: str = "\nWith rationales:\n"
+  end: str = "\n\n"
+
+  def prefix(self, markers: Markers) -> str:
+    """Everything before the document; the same for all of them."""
+    told = self.system.format(open=markers.open, close=markers.close)
+    parts = [told, self.end] if told else []
+    for annotated in self.demonstrations:
+      plain = parse(annotated, markers).text
+      parts += [self.user, plain, self.assistant, annotated, self.end]
+    return "".join([*parts, self.user])
+
+  def prompt(self, document: str, markers: Markers) -> records.Prompt:
+    return (self.prefix(markers), document, self.assistant)
+
+
+def judge(
+  document: records.Document, output: str, markers: Markers, gate: float
+) -> tuple[Annotation, Parsed | None]:
+  """An annotation with its fault, and its parts if there is none."""
+  base = Annotation(document.id, document.subset, document.text, output)
+  try:
+    parsed = parse(output.strip(), markers)
+  except BadAnnotation as error:
+    return dataclasses.replace(base, fault=str(error)), None
+  close = fidelity(document.text, parsed)
+  base = dataclasses.replace(base, fidelity=close)
+  if close < gate:
+    return dataclasses.replace(base, fault="the text was changed"), None
+  if not parsed.rationales:
+    return dataclasses.replace(base, fault="no rationale"), None
+  return base, parsed

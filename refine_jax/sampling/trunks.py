@@ -84,6 +84,9 @@ class Trunks:
     pieces: lengths that what is read at once is rounded up to.
     chunk: decoding steps between two looks at stop strings.
 
+  Attributes:
+    work: what was done, in exact counts.
+
   Raises:
     ValueError: an encoder-decoder, which reads a prompt as a whole.
   """
@@ -104,7 +107,7 @@ class Trunks:
       raise ValueError(f"{type(family).__name__}: trunks need a decoder alone")
     self._family, self._tokenizer, self._mesh = family, tokenizer, mesh
     self._pieces, self._chunk, self._length = tuple(pieces), chunk, length
-    self._slots = slots
+    self.slots = slots
     self.work = Work()
     self._open: dict[str, _Trunk] = {}
     self._free = list(range(slots))[::-1]
@@ -176,6 +179,12 @@ class Trunks:
       donate_argnums=(1, 2),
     )
     self._adopt = jax.jit(adopt, donate_argnums=0)
+    self._copy = jax.jit(
+      lambda cache, last_SD, source_S: (
+        loop.gather(cache, source_S),
+        last_SD[source_S],
+      )
+    )
 
   def _scope(self):
     if self._mesh is None:
@@ -193,13 +202,35 @@ class Trunks:
     if name in self._open:
       raise ValueError(f"trunk {name!r} is open already")
     if not self._free:
-      raise ValueError(f"trunk {name!r}: all {self._slots} slots are taken")
+      raise ValueError(f"trunk {name!r}: all {self.slots} slots are taken")
     bos = self._tokenizer.bos_id is not None
     ids = encode_prompt(self._tokenizer, prompt, bos=bos)
     if not ids:
       raise ValueError(f"trunk {name!r}: the prompt has no tokens")
     self._open[name] = _Trunk(self._free.pop(), ids)
     self.work.appended += len(ids)
+
+  def fork(self, name: str, names: Sequence[str]) -> None:
+    """Starts trunks as copies of one, which is read once for all of them.
+
+    Raises:
+      ValueError: there are not so many free slots.
+    """
+    if len(names) > len(self._free):
+      raise ValueError(f"{len(names)} forks for {len(self._free)} free slots")
+    with self._scope():
+      self._read_trunks([name], {})
+      parent = self._open[name]
+      source_S = np.arange(self.slots)
+      for fork in names:
+        if fork in self._open:
+          raise ValueError(f"trunk {fork!r} is open already")
+        slot = self._free.pop()
+        self._open[fork] = _Trunk(slot, list(parent.ids), parent.held)
+        source_S[slot] = parent.slot
+      self._cache, self._last_SD = self._copy(
+        self._cache, self._last_SD, source_S
+      )
 
   def append(self, name: str, segments: Prompt) -> None:
     """Adds to a trunk."""
@@ -226,7 +257,7 @@ class Trunks:
 
   def _rewind(self) -> None:
     """Every slot holds what its trunk says; what lies beyond is not seen."""
-    held_S = np.zeros((self._slots,), np.int32)
+    held_S = np.zeros((self.slots,), np.int32)
     for trunk in self._open.values():
       held_S[trunk.slot] = trunk.held
     self._cache = self._cache.replace(lengths_B=jnp.asarray(held_S))
@@ -244,7 +275,7 @@ class Trunks:
       size = next((p for p in self._pieces if p >= longest), self._pieces[-1])
       part = {name: ids[:size] for name, ids in left.items() if ids}
       slots = [self._open[name].slot for name in part]
-      number = _rung(self._slots, len(part))
+      number = _rung(self.slots, len(part))
       arrays = self._rows(list(part.values()), slots, size, number)
       self._cache, self._last_SD = self._read(
         self._weights, self._cache, self._last_SD, *arrays
@@ -263,7 +294,7 @@ class Trunks:
     """Ragged rows as arrays; rows that only fill up go to no slot."""
     tokens_RP = np.zeros((number, size), np.int32)
     lengths_R = np.zeros((number,), np.int32)
-    slots_R = np.full((number,), self._slots, np.int32)
+    slots_R = np.full((number,), self.slots, np.int32)
     for row, (ids, slot) in enumerate(zip(parts, slots, strict=True)):
       tokens_RP[row, : len(ids)], lengths_R[row] = ids, len(ids)
       slots_R[row] = slot
@@ -336,9 +367,9 @@ class Trunks:
     ladder = sorted({*self._pieces, self._length})
     for low, high in zip([0, *ladder], ladder, strict=False):
       members = [i for i, n in enumerate(lengths) if low < n <= high]
-      for start in range(0, len(members), self._slots):
-        part = members[start : start + self._slots]
-        yield part, high, _rung(self._slots, len(part))
+      for start in range(0, len(members), self.slots):
+        part = members[start : start + self.slots]
+        yield part, high, _rung(self.slots, len(part))
 
   # Proposals.
 
@@ -372,7 +403,7 @@ class Trunks:
 
   def _draw(self, names, jobs):
     n, sampling = jobs[0].request.n, jobs[0].sampling
-    number = _rung(self._slots * n, len(names) * n)
+    number = _rung(self.slots * n, len(names) * n)
     slots_R = np.zeros((number,), np.int32)
     for row in range(len(names) * n):
       slots_R[row] = self._open[names[row // n]].slot
@@ -442,7 +473,7 @@ class Trunks:
     What was sampled is in the cache already, but for its last token; only
     after `shared` it is read again, without what was shared.
     """
-    proposed, rows_S = self._proposed, np.full((self._slots,), -1, np.int32)
+    proposed, rows_S = self._proposed, np.full((self.slots,), -1, np.int32)
     if proposed is None:
       raise ValueError("there are no proposals to adopt")
     for name, index in chosen.items():

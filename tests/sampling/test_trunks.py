@@ -5,6 +5,7 @@ import pytest
 from fake_family import Letters
 from sampling_families import initialised, llama, t5
 
+from refine_jax.sampling import annotator
 from refine_jax.sampling.engine import Engine
 from refine_jax.sampling.planning import TooLong
 from refine_jax.sampling.settings import Request, Sampling
@@ -163,3 +164,16 @@ def test_what_does_not_fit_is_refused(trunks):
     trunks.score({"q": [Branch((), ("a" * 33,))]})
   with pytest.raises(ValueError, match="a decoder alone"):
     Trunks(t5(), Letters(), {}, slots=1, length=8)
+
+
+def test_a_prefix_is_read_once_for_many(trunks, engine):
+  work, prefix = trunks.work, "hgfe"
+  work.prefilled = 0
+  requests = [Request(f"d{i}", (prefix, "ab" * (i + 1))) for i in range(5)]
+  annotate = annotator.behind_prefix(trunks, prefix, GREEDY)
+  whole = engine.generate(PARAMS, requests, GREEDY)
+  assert annotate(requests) == [[s.text for s in group] for group in whole]
+  # BOS and the prefix once, and every document.
+  assert work.prefilled == 5 + sum(2 * (i + 1) for i in range(5))
+  with pytest.raises(ValueError, match="'x' has another prefix"):
+    annotate([Request("x", ("other", "a"))])

@@ -1,0 +1,147 @@
+"""Puts rationales into documents: one greedy pass of an annotator.
+
+Reads documents.jsonl of make_documents; writes annotations.jsonl (whatever
+the annotator said, with its fault), rationales.jsonl and report.json. The
+annotator is a model of ours, an OpenAI-compatible endpoint, or a task that
+plants rationales.
+"""
+
+import collections
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from refine_jax import records
+from refine_jax.methods import rationales
+from refine_jax.records import Document
+from refine_jax.sampling import annotator as annotators
+from refine_jax.sampling import endpoint
+from refine_jax.sampling.settings import Request, id_hash
+from refine_jax.stages import build, launch, roles
+
+SECTIONS = ("seed", "task", "mesh", "make_rationales")
+
+# Documents -> what is written for each.
+Annotate = Callable[[Sequence[Document]], list[str]]
+
+
+def main(config: ConfigDict, workdir: pathlib.Path) -> str:
+  """Makes one set of rationales.
+
+  1. Read the documents; the ones annotated already are skipped.
+  2. Ask the annotator block by block; judge what it says; write it down.
+  3. Write the rationales of the faithful ones, and what was counted.
+  """
+  settings = config.make_rationales
+  report = workdir / "report.json"
+  if report.exists():
+    return f"{workdir} is complete: {_line(json.loads(report.read_text()))}"
+  markers = rationales.Markers(settings.open, settings.close)
+  path = build.resolve(settings.documents, workdir)
+  documents = list(records.read(Document, path))[: settings.rows or None]
+  at = workdir / "annotations.jsonl"
+  with records.Appender(rationales.Annotation, at) as appender:
+    left = [d for d in documents if d.id not in appender.done]
+    annotate = _annotator(config, workdir, markers) if left else None
+    for start in range(0, len(left), settings.block):
+      block = left[start : start + settings.block]
+      outputs = annotate(block)
+      appender.append(
+        rationales.judge(d, text, markers, settings.gate)[0]
+        for d, text in zip(block, outputs, strict=True)
+      )
+      print(f"{start + len(block)} of {len(left)} documents", flush=True)
+  found, counts = _rationales(at, markers, settings.gate)
+  records.write(workdir / "rationales.jsonl", found)
+  _labels(config, workdir, found)
+  report.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
+  return f"Wrote {workdir}/rationales.jsonl: {_line(counts)}"
+
+
+def _line(counts: dict) -> str:
+  faults = ", ".join(f"{n} {why}" for why, n in counts["faults"].items())
+  return (
+    f"{counts['rationales']} rationales in {counts['kept']} of"
+    f" {counts['documents']} documents ({faults or 'no faults'})"
+  )
+
+
+def _rationales(path, markers, gate):
+  """Rationales of what has no fault, and the counts."""
+  found, faults, number = [], collections.Counter(), 0
+  for row in records.read(rationales.Annotation, path):
+    number += 1
+    document = Document(row.id, row.document, row.subset)
+    again, parsed = rationales.judge(document, row.output, markers, gate)
+    if parsed is None:
+      # Which of several rationales is at fault is no kind of its own.
+      faults[" ".join(w for w in again.fault.split() if not w.isdigit())] += 1
+      continue
+    meta = {"source": row.subset, "fidelity": again.fidelity}
+    found += rationales.rationales_of(row.id, parsed, meta)
+  kept = len({r.document for r in found})
+  counts = {
+    "documents": number,
+    "kept": kept,
+    "rationales": len(found),
+    "faults": dict(faults.most_common()),
+  }
+  return found, counts
+
+
+def _labels(config: ConfigDict, workdir: pathlib.Path, found) -> None:
+  """What a task that planted them knows of the rationales."""
+  if config.make_rationales.annotator != "task":
+    return
+  task = build.task(config.task)
+  with open(workdir / "labels.tmp", "w", encoding="utf-8") as f:
+    for r in found:
+      label = task.good_rationale(r.rationale, r.following)
+      f.write(json.dumps({"id": r.id, "label": bool(label)}) + "\n")
+  (workdir / "labels.tmp").rename(workdir / "labels.jsonl")
+
+
+def _annotator(config, workdir, markers) -> Annotate:
+  settings = config.make_rationales
+  if settings.annotator == "task":
+    task = build.task(config.task)
+
+    def plant(documents: Sequence[Document]) -> list[str]:
+      return [
+        task.annotate(
+          d.text, np.random.default_rng([config.seed, id_hash(d.id)])
+        )
+        for d in documents
+      ]
+
+    return plant
+  instruction = rationales.Instruction(**settings.instruction.to_dict())
+  if settings.annotator == "endpoint":
+    asked = endpoint.Endpoint(
+      endpoint.Settings(**settings.endpoint.to_dict()),
+      workdir / "replies.jsonl",
+    )
+  else:
+    model = roles.model(settings.annotator, config, workdir)
+    trunks = roles.trunks(model, settings.trunks)
+    # Stop ids and EOS end it; sampling is greedy.
+    sampling = build.sampling(settings.sampling, config.seed)
+    sampling = dataclasses.replace(sampling, stop=tuple(settings.stop))
+    prefix = instruction.prefix(markers)
+    asked = annotators.behind_prefix(trunks, prefix, sampling)
+
+  def annotate(documents: Sequence[Document]) -> list[str]:
+    requests = [
+      Request(d.id, instruction.prompt(d.text, markers)) for d in documents
+    ]
+    return [texts[0] for texts in asked(requests)]
+
+  return annotate
+
+
+if __name__ == "__main__":
+  launch.run(main, SECTIONS)
