@@ -45,11 +45,11 @@ def _model(args):
   return config.llama(layers=3, max_length=128, unroll=3, **sizes)
 
 
-def _train(rate, steps, **settings):
+def _train(rate, steps, schedule="linear", **settings):
   return config.train(
     steps=steps,
     optimizer=config.optimizer(
-      rate, schedule="constant", warmup_steps=20, b2=0.98
+      rate, schedule=schedule, warmup_steps=20, b2=0.98
     ),
     **{
       "batch_size": 64,
@@ -62,13 +62,13 @@ def _train(rate, steps, **settings):
 
 
 # Updates of the warm start; every round of PPO makes two more.
-WARM = 400
+WARM = 600
 
 
 def _supervised(args):
   """The arm of `train_generator`; sft makes as many updates as ReFT in all."""
   if args.arm == "warm_start":
-    return _train(args.rate or 2e-3, WARM, eval_every=100)
+    return _train(args.rate or 1e-3, WARM, "constant", eval_every=100)
   steps = WARM + 2 * args.rounds
   return _train(args.rate or 1e-3, steps, eval_every=100)
 
@@ -119,8 +119,11 @@ def _experiment(args):
     run_evaluate=config.run_evaluate(
       systems={
         "warm-up": config.system("../warm_start"),
-        "supervised": config.system("../sft"),
-        "ReFT": config.system("../reft"),
+        "supervised": config.system("../sft", reranker="../reranker"),
+        "offline self-training": config.system("../offline"),
+        "online self-training": config.system("../online_st"),
+        "ReFT": config.system("../reft", reranker="../reranker"),
+        "ReFT, last": config.system("../reft", select="last"),
       },
       sampling=sampled.copy_and_resolve_references(),
     ),

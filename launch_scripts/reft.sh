@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# ReFT end to end for a number of seeds: warm start, supervised control, PPO,
+# online and offline self-training, reranker, evaluation.
+#
+#   bash launch_scripts/reft.sh [--config=FILE[:ARGS]] [--seeds=N]
+#        [--first_seed=S] [--root=DIR] [--jobs=N] [-- --config.field=value ...]
+#
+# Every stage can be killed; running the same command again goes on.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+top=$(dirname "$here")
+
+config="$top/configs/reft/arithmetic.py"
+seeds=1
+first_seed=0
+root="$top/workdir/reft"
+jobs=2
+while (($#)); do
+  case $1 in
+    --config=*) config=${1#*=} ;;
+    --seeds=*) seeds=${1#*=} ;;
+    --first_seed=*) first_seed=${1#*=} ;;
+    --root=*) root=${1#*=} ;;
+    --jobs=*) jobs=${1#*=} ;;
+    --) shift; break ;;
+    -h | --help) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+    *) echo "reft.sh: unknown argument $1 (see --help)" >&2; exit 2 ;;
+  esac
+  shift
+done
+overrides=("$@")
+
+# shellcheck source=launch_scripts/environment.sh
+source "$here/environment.sh"
+environment plain
+mkdir -p "$root"
+root=$(cd "$root" && pwd)
+# Programs compiled once serve all stages and seeds.
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$root/.xla}
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
+# Small models gain nothing from several threads, and branches run beside it.
+if ((jobs > 1)); then
+  export XLA_FLAGS="${XLA_FLAGS:-} --xla_cpu_multi_thread_eigen=false"
+fi
+
+# stage NAME FOLDER [CONFIG ARGUMENT [FLAG...]]: one binary in a folder of the
+# seed's run.
+stage() {
+  local spec=$config argument
+  for argument in "seed=$seed" ${3:+"$3"}; do
+    if [[ $spec == *.py:* ]]; then spec+=",$argument"
+    else spec+=":$argument"; fi
+  done
+  python -m "refine_jax.stages.$1" --config="$spec" --workdir="$run/$2" \
+    "${@:4}" ${overrides[@]+"${overrides[@]}"}
+}
+
+# Branches that need nothing of each other run side by side.
+together() {
+  local branch pid failed=0 pids=()
+  if ((jobs == 1)); then
+    for branch in "$@"; do "$branch"; done
+    return
+  fi
+  for branch in "$@"; do
+    "$branch" &
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
+  return $failed
+}
+
+on_policy() {
+  stage train_reft reft
+  stage train_online_st online_st
+}
+# The supervised control, and offline self-training from the start.
+supervised() {
+  if [[ $warm_start != sft ]]; then stage train_generator sft arm=sft; fi
+  stage run_sample samples
+  stage make_self_training_data offline_data
+  stage train_generator offline arm=offline
+}
+
+# Published settings warm up within the supervised run itself.
+warm_start=warm_start
+if [[ $config == *reft/ppo.py* ]]; then warm_start=sft; fi
+for ((seed = first_seed; seed < first_seed + seeds; seed++)); do
+  run="$root/seed$seed"
+  echo "== seed $seed in $run"
+  stage train_tokenizer tokenizer
+  stage train_generator "$warm_start" "arm=$warm_start"
+  together on_policy supervised
+  stage train_reranker reranker
+  stage run_evaluate evaluation
+done
