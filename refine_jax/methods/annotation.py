@@ -47,11 +47,12 @@ def truth(
   """What is right and wrong with a response, step by step."""
   judged = task.judge(problem, response)
   first = judged.first
-  why = "" if first is None else _why(task, problem, response)
+  why = "" if first is None else grammar.plain(_why(task, problem, response))
   steps = []
   for i, text in enumerate(task.steps(response)):
     fine = i < len(judged.right) and judged.right[i]
-    steps.append(Step(text, grammar.word(fine), why if i == first else ""))
+    said = why if i == first else ""
+    steps.append(Step(grammar.plain(text), grammar.word(fine), said))
   early = first is not None and first >= len(steps)
   right = task.check(problem, response) and first is None
   return StepCritique(tuple(steps), grammar.word(right), why if early else "")

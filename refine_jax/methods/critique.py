@@ -163,6 +163,12 @@ class Grammar:
     final = final or Step("", "")
     return StepCritique(tuple(steps), final.verdict, final.explanation)
 
+  def plain(self, text: str) -> str:
+    """A text as a step may hold it: stripped, without field words."""
+    while self._labels.search(text):
+      text = self._labels.sub(" ", text)
+    return " ".join(text.split()) if not self.anchored else text.strip()
+
   def stripped(self, text: str) -> str:
     """The critique without what the model said before its first step."""
     found = self._labels.search(text)
@@ -207,7 +213,7 @@ def _spaced(label: str) -> str:
 PUBLISHED = Grammar()
 # One id for most fields under a tokenizer of words.
 COMPACT = Grammar(
-  step="step",
+  step="line",
   verdict=":",
   why="because",
   final="final",

@@ -280,7 +280,8 @@ def planted(
     task, problems: what is to go wrong.
     plant: writes the error.
     kinds: of error, dealt in turn.
-    actor: goes on from the error; None takes the planter's own solution.
+    actor: goes on from the error; the planter's own solution is taken without
+      one, and where it comes to no answer.
     per_problem: errors planted in each.
     temperature: of going on.
     seed: of the errors.
@@ -301,8 +302,8 @@ def planted(
     ]
     tails = actor.tails(asked, 1, temperature)
     texts = [
-      joined(prefix, gap, tail) if tail else prefix
-      for (_, _, prefix), (tail,) in zip(asked, tails, strict=True)
+      _ended(task, joined(prefix, gap, tail), whole)
+      for (*_, prefix, _, whole), (tail,) in zip(drawn, tails, strict=True)
     ]
   owners = [problem for problem, *_ in drawn]
   rows = []
@@ -314,3 +315,7 @@ def planted(
     fields = {"origin": "rg3", "err_step": at, "err_type": kind}
     rows.append(row_of(task, problem, text, f"rg3/{k}", **fields))
   return rows
+
+
+def _ended(task: Task, text: str, otherwise: str) -> str:
+  return otherwise if task.answer(text) is None else text

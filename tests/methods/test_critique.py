@@ -58,7 +58,7 @@ def test_render_then_parse_is_the_identity(grammar, value):
 
 def test_compact_words():
   assert COMPACT.render(TERSE) == (
-    "step 9 - 3 = 6 : right step 6 * 3 = 19 : wrong because slip final wrong"
+    "line 9 - 3 = 6 : right line 6 * 3 = 19 : wrong because slip final wrong"
   )
 
 
@@ -149,3 +149,11 @@ def test_prefixes():
   assert steps.prefix(text, parts, 2) == "a = 1 . b = 2"
   assert steps.gap(text, parts, 2) == " . "
   assert steps.prefix(text, ["z"], 1) is None
+
+
+@pytest.mark.parametrize("grammar", [PUBLISHED, COMPACT])
+def test_any_text_can_be_made_plain(grammar):
+  bad = " line x : because\nExplanation: final Step sentence: y\n final "
+  said = grammar.plain(bad)
+  value = StepCritique((Step(said, grammar.wrong),), grammar.wrong)
+  assert grammar.parse(grammar.render(value)) == value

@@ -87,14 +87,14 @@ def test_copies_and_shortcuts():
 
 
 def test_shapes():
-  text = "step a : right step b : wrong because slip final : wrong"
+  text = "line a : right line b : wrong because slip final : wrong"
   assert critique_filter.shape("nothing", COMPACT, right=True) == "unreadable"
   assert critique_filter.shape(text, COMPACT, right=True) == "wrong-verdict"
-  good = "step a : right step b : wrong because slip final wrong"
+  good = "line a : right line b : wrong because slip final wrong"
   assert critique_filter.shape(good, COMPACT, right=False, steps=2) is None
   few = critique_filter.shape(good, COMPACT, right=False, steps=5)
   assert few == "steps-missing"
-  odd = "step a : wrong final right"
+  odd = "line a : wrong final right"
   assert critique_filter.shape(odd, COMPACT, right=True) == (
     "wrong-step-in-right"
   )

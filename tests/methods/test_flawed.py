@@ -1,0 +1,305 @@
+"""RG1, RG2, RG3 and critiques on the embedded task, with a scripted actor.
+
+The actor is simulated with the task's truth: from right steps it goes on
+rightly, but for a share that grows with the temperature; from wrong ones it
+never comes out right.
+"""
+
+import collections
+import dataclasses
+
+import numpy as np
+import pytest
+from scripted import sample
+
+from refine_jax.methods import (
+  annotation,
+  critique_filter,
+  flawed,
+  monte_carlo,
+  self_talk,
+  self_training,
+  steps,
+)
+from refine_jax.methods.critique import COMPACT, PUBLISHED, Step, StepCritique
+from refine_jax.methods.refine import Template
+from refine_jax.sampling.settings import Request, Sampling
+from refine_jax.tasks import base
+
+TASK = base.load("arithmetic", form="text", difficulty=3, gold="canonical")
+PROBLEMS = [TASK.problem(row) for row in TASK.source("train").rows[:60]]
+BY_QUESTION = {p.question: p for p in PROBLEMS}
+BY_ID = {p.id: p for p in PROBLEMS}
+GAP = " . "
+
+
+def variants(problem):
+  rng = np.random.default_rng(0)
+  found = [problem.gold, *(TASK.variant(problem, rng) for _ in range(12))]
+  return list(dict.fromkeys(found))
+
+
+class Simulated:
+  """Goes on with a prefix; `slips(temperature)` is how often it goes wrong."""
+
+  def __init__(self, slips):
+    self.slips, self.rng = slips, np.random.default_rng(1)
+
+  def __call__(self, requests):
+    return [
+      [sample(f"{r.id}/{i}", self._tail(r)) for i in range(r.n)]
+      for r in requests
+    ]
+
+  def _tail(self, request):
+    question, *rest = request.prompt
+    prefix = rest[-1] if rest and rest[-1] != "solve:" else ""
+    problem = BY_QUESTION[question]
+    if prefix and TASK.judge(problem, prefix).kind not in (None, "missing"):
+      return self._cut("answer 0", prefix)
+    right = [v for v in variants(problem) if v.startswith(prefix)]
+    if not right:
+      return "answer 0"
+    if self.rng.random() < self.slips(request.sampling.temperature):
+      for kind in self.rng.permutation(("slip", "operator", "operand")):
+        for _ in range(8):
+          planted = TASK.plant(problem, self.rng, str(kind))
+          if planted and planted[0].startswith(prefix):
+            return self._cut(planted[0], prefix)
+    return self._cut(right[0], prefix)
+
+  def _cut(self, whole, prefix):
+    return whole.removeprefix(prefix).removeprefix(GAP) or "answer 0"
+
+
+def actor(slips):
+  template = Template(generator_end="solve:")
+  return flawed.Actor(Simulated(slips), template, Sampling(max_tokens=64))
+
+
+def good_rows():
+  return [
+    flawed.row_of(TASK, p, p.gold, "pos/0", origin="pos") for p in PROBLEMS
+  ]
+
+
+@pytest.fixture(scope="module")
+def planted():
+  return flawed.planted(
+    TASK,
+    PROBLEMS,
+    flawed.planter_of(TASK),
+    TASK.kinds,
+    actor(lambda t: 0.3),
+    per_problem=3,
+    temperature=0.7,
+    seed=0,
+    gap=GAP,
+  )
+
+
+def test_planted_errors_are_where_and_what_is_recorded(planted):
+  assert len(planted) > 100
+  hits, kinds = [], []
+  for row in planted:
+    found = TASK.judge(BY_ID[row.problem], row.response)
+    hits.append(found.first == row.err_step)
+    kinds.append(found.kind == row.err_type)
+    assert not TASK.check(BY_ID[row.problem], row.response)
+  assert np.mean(hits) >= 0.99
+  assert all(kinds)
+
+
+def test_without_an_actor_the_planter_goes_on():
+  rows = flawed.planted(
+    TASK, PROBLEMS[:10], flawed.planter_of(TASK), ("slip",), None,
+    per_problem=1, temperature=0.0, seed=0, gap=GAP,
+  )  # fmt: skip
+  assert rows and {r.err_type for r in rows} == {"slip"}
+  for row in rows:
+    assert TASK.first_error(BY_ID[row.problem], row.response) == row.err_step
+
+
+def test_raised_errors_are_confirmed_by_rollouts():
+  hot = actor(lambda t: 0.6 if t >= 1 else 0.1)
+  rows = flawed.raised(
+    TASK, BY_ID, good_rows(), hot, ladder=(1.0, 1.2), tries=3, seed=0
+  )
+  assert len(rows) > 20
+  done = flawed.confirmed(
+    TASK,
+    BY_ID,
+    rows,
+    hot,
+    rollouts=8,
+    temperature=0.3,
+    before=0.5,
+    collapse=0.2,
+  )
+  kept = [r for r in done if r.kept]
+  true = [TASK.first_error(BY_ID[r.problem], r.response) for r in kept]
+  assert len(kept) >= len(rows) / 2
+  right = np.mean([t == r.err_step for t, r in zip(true, kept, strict=True)])
+  raw = np.mean(
+    [TASK.first_error(BY_ID[r.problem], r.response) == r.err_step for r in rows]
+  )
+  assert right >= 0.9 and right > raw
+  dropped = {r.drop for r in done if not r.kept}
+  assert dropped <= {"rg2-unconfirmed"}
+
+
+def test_sampled_ones_are_distinct_capped_and_ended():
+  problem = PROBLEMS[0]
+  texts = [problem.gold, "answer 0", "answer 0", "answer 1", "no", "answer 2"]
+  group = [sample(f"s/{i}", t) for i, t in enumerate(texts)]
+  group[-1] = dataclasses.replace(group[-1], finish="length")
+  (attempts,) = self_training.checked(TASK, [problem], [group])
+  by_id = {problem.id: attempts}
+  kinds = {"cap": 3, "temperature": 0.7}
+  wrong = flawed.sampled(TASK, [problem], by_id, right=False, **kinds)
+  right = flawed.sampled(TASK, [problem], by_id, right=True, **kinds)
+  assert [r.response for r in wrong] == ["answer 0", "answer 1"]
+  assert [r.response for r in right] == [problem.gold]
+  assert right[0].right and not wrong[0].right
+  one = flawed.sampled(
+    TASK, [problem], by_id, right=False, cap=1, temperature=0.7
+  )
+  assert len(one) == 1
+
+
+# Critiques.
+
+
+@pytest.mark.parametrize("grammar", [COMPACT, PUBLISHED])
+def test_the_oracle_finds_every_planted_error(planted, grammar):
+  texts = annotation.oracle(TASK, grammar, BY_ID)(planted)
+  for row, text in zip(planted, texts, strict=True):
+    found = grammar.parse(text)
+    assert found.first_error == row.err_step and found.correct is False
+    assert found.readable
+    row = dataclasses.replace(row, critique=text)
+    kept = monte_carlo.before_sampling(row, grammar, leaks=True)
+    assert kept.kept or kept.drop == "leak-answer"
+
+
+def test_the_oracle_rarely_gives_the_answer_away(planted):
+  texts = annotation.oracle(TASK, COMPACT, BY_ID)(planted)
+  drops = collections.Counter(
+    critique_filter.leaks(text, row.answer, row.response)
+    for row, text in zip(planted, texts, strict=True)
+  )
+  assert drops["leak-words"] == 0
+  assert drops["leak-answer"] < 0.1 * len(planted)
+
+
+def test_the_oracle_likes_what_is_right():
+  for row, text in zip(
+    good_rows(),
+    annotation.oracle(TASK, COMPACT, BY_ID)(good_rows()),
+    strict=True,
+  ):
+    found = COMPACT.parse(text)
+    assert found.correct and found.first_error is None
+    assert len(found.steps) == len(row.steps)
+
+
+def test_an_annotator_is_told_what_is_known(planted):
+  row = planted[0]
+  asked = []
+
+  def annotate(requests: list[Request]):
+    asked.extend(requests)
+    return [["Step sentence: x"] for _ in requests]
+
+  assert annotation.asked(annotate)([row]) == ["Step sentence: x"]
+  text = asked[0].prompt[0]
+  assert f"Reference answer (for your eyes only): {row.answer}" in text
+  assert f"first error is in step {row.err_step + 1}" in text
+  assert row.err_type in text and "never mention the reference" in text
+
+
+def test_an_annotator_plants():
+  written = iter(["1 + 1 = 3 pears", PROBLEMS[1].gold.split(GAP)[0]])
+  plant = annotation.planter(lambda requests: [[next(written)]], TASK)
+  rng = np.random.default_rng(0)
+  wrong, at, whole = plant(PROBLEMS[0], rng, "calculation")
+  assert wrong.endswith("1 + 1 = 3 pears") and whole == wrong
+  assert steps.of(TASK, wrong)[at] == "1 + 1 = 3 pears"
+  # The right step itself is no error.
+  assert plant(PROBLEMS[1], np.random.default_rng(0), "x") is None or at > 0
+
+
+def test_monte_carlo_keeps_what_helps(planted):
+  row = planted[0]
+  problem = BY_ID[row.problem]
+  judge = {"task": TASK, "problem": problem, "control": 0.2}
+  rule = critique_filter.MonteCarlo(n=4)
+  texts = [problem.gold, problem.gold, "answer 0", "answer 0"]
+  kept = monte_carlo.judged(row, texts, rule=rule, **judge)
+  assert kept.kept and kept.refined == (problem.gold,)
+  assert kept.mc == {"n": 4.0, "correct": 2.0, "control": 0.2}
+  lost = monte_carlo.judged(row, ["answer 0"] * 4, rule=rule, **judge)
+  assert (lost.kept, lost.drop) == (False, "mc-hard")
+  easy = monte_carlo.judged(row, texts, rule=rule, **{**judge, "control": 0.9})
+  assert easy.drop == "mc-advantage"
+
+
+def test_shuffled_critiques_are_of_other_problems(planted):
+  rows = [dataclasses.replace(r, critique=f"of {r.problem}") for r in planted]
+  mixed = monte_carlo.shuffled(rows)
+  assert len(mixed) == len(rows)
+  assert all(r.critique != f"of {r.problem}" for r in mixed)
+
+
+# Self-talk.
+
+MENDED = StepCritique(
+  (Step("9 - 3 = 5 figs", "wrong", "wrong result , 9 - 3"),), "wrong"
+)
+
+
+def test_a_chain_grows_until_nothing_is_wrong():
+  first = self_talk.grown(
+    self_talk.Chain(), ["9 - 3 = 5 figs", "answer 5"], MENDED
+  )
+  assert not first.done and first.good == []
+  fine = StepCritique(
+    (Step("9 - 3 = 6 figs", "right"), Step("answer 6", "right")), "right"
+  )
+  done = self_talk.grown(first, ["9 - 3 = 6 figs", "answer 6"], fine)
+  assert done.done and not done.clean
+  assert done.good == ["9 - 3 = 6 figs", "answer 6"]
+  pieces = self_talk.smooth(
+    done,
+    doubts=("wait",),
+    mended=("so it is",),
+    gap=GAP,
+    rng=np.random.default_rng(0),
+  )
+  text = "".join(p for p, _ in pieces)
+  assert text == (
+    "9 - 3 = 5 figs . wait wrong result , 9 - 3 . so it is 9 - 3 = 6 figs ."
+    " answer 6"
+  )
+  assert [p for p, wrong in pieces if wrong] == ["9 - 3 = 5 figs"]
+  ends = {"gap": GAP, "shortest": 0.5, "longest": 2.0}
+  assert self_talk.refused(pieces, done, TASK, **ends) is None
+
+
+def test_monologues_that_lose_something_are_refused():
+  chain = self_talk.Chain(
+    (self_talk.Link("1 + 1 = 3 figs", True, "no"), self_talk.Link("answer 6")),
+    True,
+  )
+  ends = {"gap": GAP, "shortest": 0.5, "longest": 2.0}
+  lost = self_talk.refused([("answer 6", False)], chain, TASK, **ends)
+  other = self_talk.refused(
+    [("1 + 1 = 3 figs . answer 7", False)], chain, TASK, **ends
+  )
+  long = self_talk.refused(
+    [("1 + 1 = 3 figs" + " . so" * 40 + " . answer 6", False)],
+    chain,
+    TASK,
+    **ends,
+  )
+  assert (lost, other, long) == ("step-lost", "answer-changed", "length")
