@@ -97,6 +97,8 @@ def _blocks(settings, config, state, index, count) -> Iterator[dict]:
       source(spec, config), process=index, of=count, start=start
     )
     for at, row in rows:
+      if spec["rows"] and at >= spec["rows"]:
+        break
       block["row"] = at + 1
       text = _text(spec, row)
       if text is None:

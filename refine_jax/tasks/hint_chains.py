@@ -1,19 +1,21 @@
-"""Chains of calculations whose next step follows a rule nobody states.
+"""Chains of calculations whose steps follow a rule nobody states.
 
-    sign red start 7
-    7 alpha 14
-    14 delta 9
-    9 alpha 16
-    answer 16
+    sign red green red start 7
+    7 alpha 12
+    12 gamma 22
+    22 alpha 27
+    answer 27
 
-Which of four operations comes next follows from the sign and from whether
-the number is odd. Texts of the `base` split know the operations and obey
-hints (`use delta`), but choose at random; `documents` keep the rule. So a
-model of `base` cannot choose well by itself, and a rationale that is learned
-from documents tells it how: what RATIONALYST claims, at the size of a test.
+Each sign stands for one of four operations. Texts of the `base` split know
+the operations and obey hints (`use gamma`), but choose at random; `documents`
+keep the rule. So a model of `base` cannot choose well by itself, and a
+rationale that is learned from documents tells it how: what RATIONALYST claims,
+at the size of a test.
 """
 
+import itertools
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +28,6 @@ SIGNS = ("red", "blue", "green", "white")
 OPERATIONS = ("alpha", "beta", "gamma", "delta")
 # Hints that say nothing of what comes next.
 IDLE = ("look well", "go on", "be calm")
-SUBSETS = ("chains", "prose")
 _FACTORS, _SHIFTS = (1, 5, 7, 11), (5, 3, 2, 1)
 _PROSE = (
   "the old house stood near a river and every summer its windows were open"
@@ -34,30 +35,33 @@ _PROSE = (
 )
 _WORDS = tuple(_PROSE.split())
 _STEP = re.compile(r"(\d+) (\w+) (\d+)")
-_QUESTION = re.compile(r"sign (\w+) start (\d+)")
+_QUESTION = re.compile(r"sign [\w ]+ start (\d+)")
 
 
 class HintChains(base.Task):
   """Splits: `base` texts, `documents` for rationales, `train`, `dev`, `test`.
 
+  No question of `dev` and `test` is one of `documents` or `train`.
+
   Args:
     numbers: they are below this.
     steps: of every chain.
-    size: rows of `base` and `documents`; `eval_size` of `dev` and `test`.
+    size: rows of `base`.
     prose: the share of `documents` that is no chain at all.
     open, close: what stands around a hint.
     true, idle: shares of planted hints that are right, and that say nothing;
       the others name a wrong operation.
-    seed: of the rows.
+    seed: of the rows and their order.
   """
+
+  splits = ("base", "documents", "train", "dev", "test")
 
   def __init__(
     self,
     *,
-    numbers: int = 24,
+    numbers: int = 32,
     steps: int = 3,
-    size: int = 4000,
-    eval_size: int = 400,
+    size: int = 20_000,
     prose: float = 0.3,
     open: str = "<BOT>",
     close: str = "<EOT>",
@@ -66,58 +70,75 @@ class HintChains(base.Task):
     seed: int = 0,
   ):
     self._numbers, self._steps, self._seed = numbers, steps, seed
-    self._sizes = {
-      "base": size,
-      "documents": size,
-      "train": size,
-      "dev": eval_size,
-      "test": eval_size,
-    }
-    self._prose, self._true, self._idle = prose, true, idle
+    self._size, self._prose = size, prose
+    self._true, self._idle = true, idle
     self._open, self._close = open, close
     self.markers = (open, close, "\n")
 
   # Rows.
 
   def source(self, split: str) -> records.Source:
-    if split not in self._sizes:
-      raise base.unknown_split(self, split, self._sizes)
-    kind = list(self._sizes).index(split)
+    if split not in self.splits:
+      raise base.unknown_split(self, split, self.splits)
+    kind = self.splits.index(split)
+    rng = np.random.default_rng([self._seed, kind])
+    if split == "base":
+      questions = (self._random(rng) for _ in range(self._size))
+    else:
+      group = "train" if split == "documents" else split
+      mine = [q for q in self._questions() if self._group(q) == group]
+      questions = (mine[i] for i in rng.permutation(len(mine)))
     rows = [
-      {"id": f"{split}-{i:05d}", "split": split, "seed": (self._seed, kind, i)}
-      for i in range(self._sizes[split])
+      self._row(f"{split}-{i:05d}", question, [self._seed, kind, i], split)
+      for i, question in enumerate(questions)
     ]
-    make = self._document if split == "documents" else self._row
-    return records.Source(rows=[make(row) for row in rows], name=split)
+    if split == "documents":
+      rows = [self._document(row) for row in rows]
+    return records.Source(rows=rows, name=split)
 
-  def _row(self, row: dict) -> dict:
-    rng = np.random.default_rng(row["seed"])
-    sign, start = str(rng.choice(SIGNS)), int(rng.integers(self._numbers))
-    choose = None if row["split"] == "base" else self.rule
-    lines = self._chain(sign, start, choose, rng)
-    return {**row, "sign": sign, "start": start, "lines": lines}
+  def _questions(self):
+    signs = itertools.product(SIGNS, repeat=self._steps)
+    return list(itertools.product(signs, range(self._numbers)))
+
+  def _random(self, rng):
+    signs = tuple(str(s) for s in rng.choice(SIGNS, self._steps))
+    return signs, int(rng.integers(self._numbers))
+
+  def _group(self, question) -> str:
+    number = zlib.crc32(repr(question).encode()) % 20
+    return {0: "dev"}.get(number, "test" if number < 5 else "train")
+
+  def _row(self, name: str, question, seed: list[int], split: str) -> dict:
+    signs, start = question
+    rng = np.random.default_rng(seed)
+    names = (
+      [str(n) for n in rng.choice(OPERATIONS, self._steps)]
+      if split == "base"
+      else [self.rule(sign) for sign in signs]
+    )
+    text = f"sign {' '.join(signs)} start {start}"
+    lines = self._chain(start, names)
+    whole = "\n".join([text, *lines])
+    row = {"id": name, "question": text, "lines": lines, "text": whole}
+    return {**row, "seed": seed, "subset": "chains"}
 
   def _document(self, row: dict) -> dict:
     rng = np.random.default_rng([*row["seed"], 1])
     if rng.random() < self._prose:
-      text = " ".join(rng.choice(_WORDS, 24))
-      return {"id": row["id"], "subset": "prose", "text": text}
-    made = self._row(row)
-    text = "\n".join([_question(made), *made["lines"]])
-    return {"id": row["id"], "subset": "chains", "text": text}
+      words = " ".join(rng.choice(_WORDS, 24))
+      return {"id": row["id"], "subset": "prose", "text": words}
+    return row
 
-  def _chain(self, sign, start, choose, rng) -> list[str]:
-    lines, number = [], start
-    for _ in range(self._steps):
-      name = str(rng.choice(OPERATIONS)) if choose is None else None
-      name = name or choose(sign, number)
+  def _chain(self, number: int, names: Sequence[str]) -> list[str]:
+    lines = []
+    for name in names:
       lines.append(f"{number} {name} {self.apply(name, number)}")
       number = self.apply(name, number)
     return [*lines, f"answer {number}"]
 
-  def rule(self, sign: str, number: int) -> str:
+  def rule(self, sign: str) -> str:
     """The operation that documents take."""
-    return OPERATIONS[(SIGNS.index(sign) + 2 * (number % 2)) % 4]
+    return OPERATIONS[SIGNS.index(sign)]
 
   def apply(self, name: str, number: int) -> int:
     at = OPERATIONS.index(name)
@@ -129,7 +150,7 @@ class HintChains(base.Task):
     lines = row["lines"]
     return records.Problem(
       id=row["id"],
-      question=_question(row),
+      question=row["question"],
       gold="\n".join(lines),
       answer=lines[-1].split()[-1],
     )
@@ -152,7 +173,7 @@ class HintChains(base.Task):
     *steps, last = completion.strip().split("\n")
     if found is None or len(steps) != self._steps:
       return False
-    number = int(found[2])
+    number = int(found[1])
     for line in steps:
       step = _STEP.fullmatch(line)
       if step is None or step[2] not in OPERATIONS or int(step[1]) != number:
@@ -176,12 +197,11 @@ class HintChains(base.Task):
     A hint is learned but not that there is one, so that a model of these
     texts writes hints when it is asked to and at no other time.
     """
-    rows = [self._row(dict(row)) for row in self.source("base").rows]
-    return [self._base_example(row) for row in rows]
+    return [self._base_example(row) for row in self.source("base").rows]
 
   def _base_example(self, row: dict) -> records.Example:
     rng = np.random.default_rng([*row["seed"], 2])
-    lines, prompt = row["lines"], (f"{_question(row)}\n",)
+    lines, prompt = row["lines"], (f"{row['question']}\n",)
     if rng.random() < 0.4:
       return records.Example(row["id"], prompt, ("\n".join(lines),))
     at = int(rng.integers(self._steps))
@@ -217,9 +237,5 @@ class HintChains(base.Task):
 
   def good_rationale(self, rationale: str, following: str) -> bool:
     """Whether a planted hint is one that helps with what follows."""
-    words: Sequence[str] = following.split()
+    words = following.split()
     return len(words) > 1 and rationale == f"use {words[1]}"
-
-
-def _question(row: Mapping[str, Any]) -> str:
-  return f"sign {row['sign']} start {row['start']}"
