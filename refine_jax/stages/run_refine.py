@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from refine_jax import records
 from refine_jax.methods import critics, evaluation, refine
 from refine_jax.sampling.settings import Request
-from refine_jax.stages import build, launch
+from refine_jax.stages import build, critique_arms, launch
 
 SECTIONS = (
   "seed",
@@ -82,6 +82,9 @@ class Bench:
 
   def run(self, name: str, folder: pathlib.Path) -> None:
     arm = self.settings.arms[name]
+    if "gate" in arm:
+      critique_arms.run(self, name, folder)
+      return
     turns = arm.turns or self.settings.turns
     if arm.critic == "vote":
       done, turns = self._vote(arm), 1
@@ -104,12 +107,12 @@ class Bench:
   def _refine(self, arm: ConfigDict, turns: int) -> list[records.Trajectory]:
     first = arm.generator or self.settings.generator
     later = arm.reviser or self.settings.reviser
-    revise = self._propose(later, self._sampling(arm))
+    revise = self.propose(later, self._sampling(arm))
     if arm.words == "hidden":
       revise = self._again(first, arm)
     return refine.refine(
       [refine.start(p, self.questions[p.id]) for p in self.problems],
-      propose=self._propose(first, self._greedy()),
+      propose=self.propose(first, self._greedy()),
       revise=revise,
       critic=self._critic(arm, later),
       template=self.template,
@@ -139,12 +142,12 @@ class Bench:
 
   def _model_critic(self, path: str) -> refine.Critic:
     sampling = build.sampling(self.config.feedback, self.config.seed)
-    generate = self._propose(path, sampling, critic=True)
+    generate = self.propose(path, sampling, critic=True)
     return critics.model(generate, self.template, self.task.no_hint)
 
   def _again(self, path: str, arm: ConfigDict) -> refine.Proposer:
     """Answers the bare question anew, whatever the prompt would have said."""
-    propose = self._propose(path, self._sampling(arm))
+    propose = self.propose(path, self._sampling(arm))
 
     def revise(requests):
       bare = [
@@ -161,7 +164,7 @@ class Bench:
     """Self-consistency with as many tokens as another arm used on average."""
     path = self.workdir / arm.budget_of / "summary.json"
     budget = json.loads(path.read_text())["tokens_per_problem"]
-    propose = self._propose(
+    propose = self.propose(
       arm.generator or self.settings.generator, self._sampling(arm)
     )
     requests = [
@@ -180,8 +183,9 @@ class Bench:
       done.append(dataclasses.replace(start, turns=(turn,)))
     return done
 
-  def _propose(self, path: str, sampling, *, critic=False) -> refine.Proposer:
-    model, engines = self._model(path)
+  def propose(self, path: str, sampling, *, critic=False) -> refine.Proposer:
+    """Who answers with a checkpoint; a greedy one remembers its answers."""
+    model, engines = self.model(path)
     section = self.settings.critic_engine if critic else self.config.engine
     length = (
       self.config.feedback if critic else self.config.completion
@@ -195,7 +199,8 @@ class Bench:
     known = self._known.setdefault((path, sampling), {})
     return remembering(propose, known)
 
-  def _model(self, path: str):
+  def model(self, path: str):
+    """A checkpoint's model, loaded once, and its engines."""
     if path not in self._models:
       where = build.resolve(path, self.workdir)
       self._models[path] = (build.load_model(where, self.mesh), {})

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from refine_jax import records
 from refine_jax.methods import critic_data
-from refine_jax.stages import build, launch, supervised
+from refine_jax.stages import build, critiquing, launch, supervised
 
 SECTIONS = (
   "seed",
@@ -54,10 +54,18 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
     settings.data,
     settings.train,
     workdir=workdir,
-    validate=supervised.criticising(
-      task, template, held_out, engine, build.sampling(config.feedback)
-    ),
+    validate=_validation(settings, task, template, held_out, engine, config),
     config=config,
+  )
+
+
+def _validation(settings, task, template, held_out, engine, config):
+  sampling = build.sampling(config.feedback)
+  if "grammar" not in settings:  # one sentence, not a verdict on every step
+    return supervised.criticising(task, template, held_out, engine, sampling)
+  words = critiquing.grammar(settings.grammar)
+  return critiquing.validation(
+    task, template, words, held_out, engine, sampling
   )
 
 

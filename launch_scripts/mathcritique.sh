@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# MathCritique end to end: critiques, critic, critique-in-the-loop
+# self-improvement with its baselines, self-talk, evaluation, one report.
+#
+#   bash launch_scripts/mathcritique.sh [--config=FILE[:ARGS]] [--seeds=N]
+#        [--first_seed=S] [--root=DIR] [--iterations=T] [--arms=A,B,...]
+#        [--start=scratch|previous] [-- --config.field=value ...]
+#
+# Arms: critic, vanilla, matched (vanilla with the critic's compute), talk
+# (self-talk), trajectory and plain (its baselines). Every stage can be killed;
+# running the same command again goes on, and a finished stage adds nothing.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+top=$(dirname "$here")
+
+config="$top/configs/mathcritique/arithmetic.py"
+seeds=1
+first_seed=0
+root="$top/workdir/mathcritique"
+iterations=3
+arms=critic,vanilla,matched,talk,trajectory,plain
+start=scratch
+while (($#)); do
+  case $1 in
+    --config=*) config=${1#*=} ;;
+    --seeds=*) seeds=${1#*=} ;;
+    --first_seed=*) first_seed=${1#*=} ;;
+    --root=*) root=${1#*=} ;;
+    --iterations=*) iterations=${1#*=} ;;
+    --arms=*) arms=${1#*=} ;;
+    --start=*) start=${1#*=} ;;
+    --) shift; break ;;
+    -h | --help) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+    *) echo "mathcritique.sh: unknown argument $1 (see --help)" >&2; exit 2 ;;
+  esac
+  shift
+done
+case $start in
+  scratch | previous) ;;
+  *) echo "mathcritique.sh: --start is scratch or previous" >&2; exit 2 ;;
+esac
+overrides=("$@")
+
+# shellcheck source=launch_scripts/environment.sh
+source "$here/environment.sh"
+environment plain
+mkdir -p "$root"
+root=$(cd "$root" && pwd)
+# Programs compiled once serve all stages and seeds.
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$root/.xla}
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
+
+# stage NAME FOLDER [CONFIG ARGUMENT [FLAG...]]: one binary in a folder of the
+# seed's run.
+stage() {
+  local spec=$config
+  if [[ -n ${3:-} ]]; then
+    if [[ $spec == *.py:* ]]; then spec+=",$3"; else spec+=":$3"; fi
+  fi
+  python -m "refine_jax.stages.$1" --config="$spec" --config.seed="$seed" \
+    --workdir="$run/$2" "${@:4}" ${overrides[@]+"${overrides[@]}"}
+}
+
+# actor FOLDER EXAMPLES [FROM]: a generator trained on a stage's examples, from
+# the base model, or from another run.
+actor() {
+  local from=()
+  if [[ -n ${3:-} ]]; then
+    from=(--config.train_generator.model.init_from="../$3")
+  fi
+  stage train_generator "$1" "" \
+    --config.train_generator.examples="../$2/examples.jsonl" \
+    ${from[@]+"${from[@]}"}
+}
+
+# loop ARM: T iterations of self-improvement.
+loop() {
+  local arm=$1 t last=actor0 before=() listed
+  for ((t = 1; t <= iterations; t++)); do
+    listed=$(IFS=,; echo "${before[*]+"${before[*]}"}")
+    stage make_self_improve_data "${arm}${t}_data" "" \
+      --config.make_self_improve_data.explore="$arm" \
+      --config.make_self_improve_data.actor="../$last" \
+      --config.make_self_improve_data.difficulty="../difficulty/samples.jsonl" \
+      --config.make_self_improve_data.previous="(${listed:+$listed,})"
+    if [[ $start == previous ]]; then
+      actor "$arm$t" "${arm}${t}_data" "$last"
+    else
+      actor "$arm$t" "${arm}${t}_data"
+    fi
+    before+=("'../${arm}${t}_data'")
+    last=$arm$t
+  done
+}
+
+talk() {
+  stage make_self_talk_data "$1_data" "" \
+    --config.make_self_talk_data.form="$1"
+  actor "$1" "$1_data"
+}
+
+wanted() { [[ ",$arms," == *",$1,"* ]]; }
+
+for ((seed = first_seed; seed < first_seed + seeds; seed++)); do
+  run="$root/seed$seed"
+  echo "== seed $seed in $run"
+  stage train_tokenizer tokenizer
+  stage make_mathcritique_data bootstrap phase=bootstrap
+  actor actor0 bootstrap
+  stage make_mathcritique_data critic_data
+  stage train_critic critic
+  stage run_refine refine
+  stage run_sample difficulty
+  for arm in critic vanilla matched; do
+    if wanted "$arm"; then loop "$arm"; fi
+  done
+  for arm in talk trajectory; do
+    if wanted "$arm"; then talk "$arm"; fi
+  done
+  if wanted plain; then stage train_generator plain "" \
+    --config.train_generator.examples=""; fi
+  stage run_evaluate evaluate "arms=${arms//,/+},iterations=$iterations"
+done
+python -m refine_jax.stages.make_critique_report --config="$config" \
+  --workdir="$root" ${overrides[@]+"${overrides[@]}"}

@@ -1,0 +1,437 @@
+"""Experiments in the manner of MathCritique (arXiv 2411.16579).
+
+The paper's tables are not at hand, so hardly any value here is one of theirs:
+each says where it is from. `repository` is the code that was released,
+`unverified` a choice of ours or of memory.
+"""
+
+from ml_collections import ConfigDict
+
+from refine_jax.config import blocks, evaluation
+
+
+def dialogue(style: str = "base", answer: str = "number") -> ConfigDict:
+  """A template of whole conversations: style base, llama3, llama2 or chatml;
+  answer number or boxed."""
+  return ConfigDict(dict(locals()))
+
+
+def endpoint(
+  url: str = "https://api.openai.com/v1",
+  model: str = "gpt-4o",  # source: unverified (a third party's summary)
+  *,
+  key_env: str = "OPENAI_API_KEY",
+  max_tokens: int = 1536,
+  temperature: float = 0.0,
+  timeout: float = 60.0,
+  retries: int = 5,
+  backoff: float = 1.0,
+  per_minute: float = 60.0,
+  workers: int = 4,
+  price_in: float = 0.0,
+  price_out: float = 0.0,
+  budget: float = 0.0,
+  system: str = "",
+) -> ConfigDict:
+  """See `sampling.endpoint.Settings`; the key is in the environment only."""
+  return ConfigDict(dict(locals()))
+
+
+def make_mathcritique_data(
+  *,
+  actor: str = "../actor0",
+  grammar: str = "published",
+  split: str = "train",
+  rows: tuple[int, int] = (0, 0),
+  published: tuple[str, ...] = (),
+  annotator: str = "endpoint",
+  annotator_model: str = "",
+  samples: int = 10,  # source: unverified
+  temperature: float = 0.7,  # source: repository (sampling of the loop)
+  rg1_cap: int = 2,  # source: unverified
+  ladder: tuple[float, ...] = (1.0, 1.1, 1.2, 1.3, 1.4),  # source: unverified
+  tries: int = 2,  # source: unverified
+  rollouts: int = 8,  # source: unverified
+  rollout_temperature: float = 0.3,  # source: unverified
+  before: float = 0.5,  # source: unverified
+  collapse: float = 0.2,  # source: unverified
+  planted: int = 2,  # source: unverified
+  kinds: tuple[str, ...] = (),
+  gap: str = "\n",
+  positives: float = 0.4,  # source: unverified
+  leaks: bool = True,
+  mc: int = 10,  # source: unverified
+  min_correct: int = 1,
+  tau: float = 0.3,  # source: unverified
+  delta: float = 0.1,  # source: unverified
+  mc_temperature: float = 0.7,  # source: unverified
+  study_shuffled: bool = False,
+  chunk: int = 100,
+  options: dict | None = None,
+) -> ConfigDict:
+  """AutoMathCritique: flawed solutions, critiques, filters.
+
+  Args:
+    actor: who is criticised, and refines; empty for planted errors alone, as
+      `plant` wrote them, without the Monte-Carlo filter (the first critiques
+      there are, before any actor can refine).
+    grammar: published or compact.
+    rows: first and last problem; last 0 for all.
+    published: files of rows that exist already, instead of making any.
+    annotator: oracle, local (`annotator_model`) or endpoint.
+    samples, temperature, rg1_cap: RG1's, and how many wrong ones are kept.
+    ladder, tries, rollouts, rollout_temperature, before, collapse: RG2's; see
+      `methods.flawed`.
+    planted, kinds, gap: RG3's errors per problem, their kinds (all the task
+      or the taxonomy has), and what stands between two steps.
+    positives: the share of right responses.
+    mc, min_correct, tau, delta, mc_temperature: the filter's; mc 0 for none,
+      delta below 0 for no advantage over the control.
+    study_shuffled: judge every critique once more on another problem's
+      response, for the manifest only.
+    chunk: problems worked on together; what is done is on disk.
+    options: the task's.
+  """
+  return ConfigDict(
+    {**locals(), "options": options or {}, "endpoint": endpoint()}
+  )
+
+
+def make_self_improve_data(
+  *,
+  actor: str = "../actor0",
+  critic: str = "../critic",
+  grammar: str = "published",
+  split: str = "train",
+  rows: tuple[int, int] = (0, 0),
+  explore: str = "critic",
+  samples: int = 5,  # source: repository (README)
+  refinements: int = 5,  # source: repository (as many as samples)
+  temperature: float = 0.7,  # source: repository
+  reserved: int = 1,  # source: repository
+  use_critic: bool = True,  # source: repository (script)
+  use_original: bool = True,  # source: repository
+  use_previous: bool = False,  # source: repository
+  own_feedback: bool = False,  # source: repository (script; README has True)
+  annotator_feedback: bool = True,  # source: repository
+  refine0: str = "../bootstrap/revision_examples.jsonl",
+  previous: tuple[str, ...] = (),
+  barrier: bool = True,  # source: repository
+  distinct: bool = True,  # source: unverified (the original keeps all)
+  cap: int = 4,  # source: unverified (the original has none)
+  balance: float = 0.0,  # source: unverified (the original has none)
+  refine_weight: int = 1,  # source: unverified
+  bins: int = 5,  # source: unverified
+  difficulty: str = "",
+  chunk: int = 200,
+  options: dict | None = None,
+) -> ConfigDict:
+  """One iteration's training rows; see `methods.self_improve`.
+
+  Args:
+    actor: of the last iteration; critic: never changes.
+    explore: critic; vanilla (no refinements); or matched (no refinements, but
+      as many more samples as they would have cost).
+    samples, refinements: N, and M per critique.
+    reserved: verified refinements kept per critique.
+    use_critic ... annotator_feedback: the five flags.
+    refine0: the annotator's revision examples.
+    previous: folders of earlier iterations, in order.
+    barrier: refinements with too few numbers are dropped.
+    distinct, cap, balance: of a problem's equal solutions one, at most so many
+      (0 for all), and no bin of more than `balance` times the hardest's rows.
+    refine_weight: how often (x, y, c) -> y' is in the data.
+    bins, difficulty: bins of pass rates, and whose samples give the rates:
+      an earlier folder's attempts; empty for this one's.
+  """
+  return ConfigDict({**locals(), "options": options or {}})
+
+
+def make_self_talk_data(
+  *,
+  actor: str = "../actor0",
+  critic: str = "../critic",
+  annotator: str = "model",
+  grammar: str = "published",
+  split: str = "train",
+  rows: tuple[int, int] = (0, 0),
+  form: str = "talk",
+  temperature: float = 0.7,
+  rounds: int = 4,  # source: unverified
+  shortest: float = 0.5,  # source: unverified
+  longest: float = 2.0,  # source: unverified
+  mask_errors: bool = False,
+  doubts: tuple[str, ...] = ("Wait, that is not right:", "Let me check:"),
+  mended: tuple[str, ...] = ("It should be:", "So instead:"),
+  gap: str = "\n",
+  chunk: int = 200,
+  options: dict | None = None,
+) -> ConfigDict:
+  """Chains of steps, criticism and mending, as one monologue.
+
+  Args:
+    annotator: model (the critic) or oracle.
+    form: talk; or the baseline trajectory (solution, critique, solution).
+    rounds: regenerations at most.
+    shortest, longest: of a monologue against its rigid chain.
+    mask_errors: wrong steps are read but not learned.
+    doubts, mended: words of the offline smoother.
+  """
+  return ConfigDict({**locals(), "options": options or {}})
+
+
+def critique_arm(
+  critic: str = "model",
+  *,
+  chains: int = 1,
+  rounds: int = 1,
+  gate: str = "none",
+  only_final: bool = False,
+  weigh: bool = False,
+  temperature: float = 0.0,
+  generator: str = "",
+  reviser: str = "",
+  control: bool = False,
+) -> ConfigDict:
+  """An arm of `run_refine`; see `methods.test_time.Plan`.
+
+  Args:
+    critic: model or oracle; with rounds=0 nobody is asked.
+    temperature: of all turns; chains above 1 need one.
+    generator, reviser: checkpoints; empty for the run's own.
+    control: shown as a control.
+  """
+  return ConfigDict(dict(locals()))
+
+
+def standard_critique_arms(
+  chains: int = 8, temperature: float = 0.7
+) -> dict[str, ConfigDict]:
+  """Greedy single chains, then votes; `vote` has four times the chains, to be
+  read at equal tokens."""
+  many = {"chains": chains, "temperature": temperature}
+  return {
+    "no critique": critique_arm("model", rounds=0, control=True),
+    "critique": critique_arm("model"),
+    "critique, gated": critique_arm("model", gate="critic"),
+    "oracle critique": critique_arm("oracle"),
+    "oracle gate": critique_arm("model", gate="oracle", control=True),
+    "sequential": critique_arm("model", rounds=3, gate="critic"),
+    "vote": critique_arm(
+      "model", rounds=0, control=True, **{**many, "chains": 4 * chains}
+    ),
+    "parallel": critique_arm("model", weigh=True, **many),
+    "parallel, gated": critique_arm("model", gate="critic", weigh=True, **many),
+    "combined": critique_arm("model", rounds=2, gate="critic", **many),
+  }
+
+
+def run_critique(
+  *,
+  arms: dict[str, ConfigDict],
+  critic_engine: ConfigDict,
+  grammar: str = "published",
+  split: str = "test",
+  rows: tuple[int, int] = (0, 0),
+  generator: str = "../actor0",
+  reviser: str = "../actor0",
+  critic: str = "../critic",
+  ks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64),  # source: unverified
+) -> ConfigDict:
+  """The `run_refine` section of critique arms; `ks` beyond an arm's chains are
+  left out."""
+  return ConfigDict(
+    {
+      **locals(),
+      "order": tuple(arms),
+      "only": (),
+      "share": "",
+      "turns": 0,
+      "temperature": 0.0,
+      "noise_words": (),
+    }
+  )
+
+
+def mathcritique(
+  *,
+  task: ConfigDict,
+  tokenizer: ConfigDict,
+  template: ConfigDict,
+  model: ConfigDict,
+  critic_model: ConfigDict,
+  engine: ConfigDict,
+  critic_engine: ConfigDict,
+  data: ConfigDict,
+  critic_data: ConfigDict,
+  completion: ConfigDict,
+  feedback: ConfigDict,
+  train_actor: ConfigDict,
+  train_critic: ConfigDict,
+  make_data: ConfigDict,
+  self_improve: ConfigDict,
+  self_talk: ConfigDict,
+  arms: dict[str, ConfigDict],
+  grammar: str,
+  systems: dict[str, str] | None = None,
+  sampling_temperature: float = 0.7,
+  train_split: str = "train",
+  eval_split: str = "validation",
+  test_split: str = "test",
+) -> ConfigDict:
+  """All sections that MathCritique's binaries read.
+
+  `systems` maps names to checkpoints that `run_evaluate` compares; the first
+  actor is among them.
+  """
+  warm = blocks.sampling(
+    max_tokens=completion.max_tokens, temperature=sampling_temperature
+  )
+  return ConfigDict(
+    {
+      "seed": 0,
+      "task": task,
+      "tokenizer": tokenizer,
+      "template": template,
+      "mesh": blocks.mesh(),
+      "engine": engine,
+      "model": model,
+      "data": data,
+      "completion": completion,
+      "feedback": feedback,
+      "train_generator": {
+        "examples": "../bootstrap/examples.jsonl",
+        "split": train_split,
+        "eval_split": eval_split,
+        "rows": 0,
+        "share": 1.0,
+        "options": {},
+        "model": model,
+        "train": train_actor,
+      },
+      "make_mathcritique_data": make_data,
+      "train_critic": {
+        "model": critic_model,
+        "critiques": "../critic_data/critiques.jsonl",
+        "grammar": grammar,
+        "engine": critic_engine,
+        "data": critic_data,
+        "train": train_critic,
+      },
+      "make_self_improve_data": self_improve,
+      "make_self_talk_data": self_talk,
+      "run_refine": run_critique(
+        arms=arms,
+        critic_engine=critic_engine.copy_and_resolve_references(),
+        grammar=grammar,
+        split=test_split,
+      ),
+      "run_sample": evaluation.run_sample(
+        n=32,  # source: unverified
+        sampling=warm,
+        generator="../actor0",
+        split=train_split,
+        rows=self_improve.rows,
+      ),
+      "run_evaluate": evaluation.run_evaluate(
+        systems={
+          name: evaluation.system(path)
+          for name, path in {"actor0": "../actor0", **(systems or {})}.items()
+        },
+        sampling=warm.copy_and_resolve_references(),
+        split=test_split,
+      ),
+    }
+  )
+
+
+def loop_systems(arms: str, iterations: int) -> dict[str, str]:
+  """`critic+vanilla+talk` -> the last checkpoints of these arms."""
+  found = {}
+  for arm in filter(None, arms.split("+")):
+    looped = arm in ("critic", "vanilla", "matched")
+    found[arm] = f"../{arm}{iterations if looped else ''}"
+  return found
+
+
+def bootstrap(experiment: ConfigDict, rows: int = 0) -> ConfigDict:
+  """`make_mathcritique_data` before there is an actor: planted errors, and
+  every critique kept."""
+  experiment.make_mathcritique_data.update(
+    actor="", mc=0, planted=max(1, experiment.make_mathcritique_data.planted)
+  )
+  if rows:
+    experiment.make_mathcritique_data.rows = (0, rows)
+  return experiment
+
+
+def smoke_mathcritique(experiment: ConfigDict) -> ConfigDict:
+  """The same experiment in seconds: tiny models, a few updates and rows."""
+  for section in ("train_generator", "train_critic"):
+    train = experiment[section].train
+    train.update(
+      steps=4,
+      batch_size=8,
+      micro_batches=1,
+      log_every=2,
+      eval_every=4,
+      eval_rows=4,
+      max_seconds=0.0,
+      target=0.0,
+      patience=0,
+    )
+    train.optimizer.warmup_steps = 0
+  experiment.train_generator.rows = 32
+  experiment.make_mathcritique_data.update(
+    rows=(0, 12), samples=2, rollouts=2, tries=1, mc=2, chunk=6, rg1_cap=1
+  )
+  # An untrained actor refines nothing, and something has to be kept.
+  experiment.make_mathcritique_data.update(min_correct=0, tau=0.0, delta=-1.0)
+  experiment.make_self_improve_data.update(
+    rows=(0, 8), samples=2, refinements=2, chunk=4
+  )
+  experiment.make_self_talk_data.update(rows=(0, 8), rounds=2, chunk=4)
+  evaluation.smoke_evaluation(experiment)
+  experiment.run_sample.rows = (0, 8)
+  run = experiment.run_refine
+  run.update(rows=(0, 4), ks=(1, 2, 4))
+  for name in run.order:
+    run.arms[name].chains = min(run.arms[name].chains, 4)
+  for engine in (
+    experiment.engine,
+    experiment.train_critic.engine,
+    run.critic_engine,
+  ):
+    engine.slots = 8
+  for owner in (experiment, experiment.train_critic):
+    if owner.model.family:
+      _shrink(owner.model.overrides)
+    elif owner.model.path:
+      owner.model = blocks.llama(
+        width=16, layers=1, heads=2, mlp=32, max_length=8192
+      )
+  experiment.train_generator.model = experiment.model
+  if not experiment.tokenizer.train:
+    _bytes(experiment)
+  return experiment
+
+
+def _shrink(fields: ConfigDict) -> None:
+  small = {"width": 16, "head_dim": 8, "heads": 2, "kv_heads": 2}
+  small |= {"mlp": 32, "layers": 1, "encoder_layers": 1, "decoder_layers": 1}
+  fields.update({k: v for k, v in small.items() if k in fields})
+
+
+def _bytes(experiment: ConfigDict) -> None:
+  """Random weights read bytes, and bytes are long."""
+  experiment.tokenizer = blocks.tokenizer("byte")
+  for data in (experiment.data, experiment.train_critic.data):
+    data.update(max_prompt=6144, max_target=1024, batching="bucket")
+  experiment.completion.max_tokens = 32
+  experiment.feedback.max_tokens = 32
+  for engine in (
+    experiment.engine,
+    experiment.train_critic.engine,
+    experiment.run_refine.critic_engine,
+  ):
+    engine.prompt_buckets = (2048, 6144)

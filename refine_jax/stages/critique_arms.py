@@ -1,0 +1,123 @@
+"""Arms of run_refine that criticise step by step: parallel, sequential, both.
+
+See `methods.test_time`; votes at several sizes, with what they cost.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from refine_jax import records
+from refine_jax.methods import (
+  critic_metrics,
+  critics,
+  evaluation,
+  step_critics,
+  test_time,
+)
+from refine_jax.methods.test_time import Plan
+from refine_jax.stages import build, critiquing
+
+
+def run(bench: Any, name: str, folder: pathlib.Path) -> None:
+  """One arm: trajectories.jsonl, then summary.json.
+
+  Args:
+    bench: `run_refine.Bench`.
+    name: of the arm.
+    folder: of its files.
+  """
+  arm, settings = bench.settings.arms[name], bench.settings
+  plan = Plan(arm.chains, arm.rounds, arm.gate, arm.only_final, arm.weigh)
+  words = critiquing.grammar(settings.grammar)
+  sampling = build.at_temperature(
+    build.sampling(bench.config.completion, bench.config.seed),
+    arm.temperature,
+  )
+  done = test_time.run(
+    bench.problems,
+    bench.questions,
+    plan=plan,
+    propose=_actor(bench, arm.generator or settings.generator, sampling),
+    revise=_actor(bench, arm.reviser or settings.reviser, sampling),
+    critic=_critic(bench, arm, words),
+    template=bench.template,
+    check=bench.task.check,
+  )
+  done = [evaluation.with_metrics(bench.task, bench.by_id, t) for t in done]
+  index, count = jax.process_index(), jax.process_count()
+  path = records.shard(folder / "trajectories.jsonl", index, count)
+  records.write(path, done)
+  summary = _summary(bench, plan, words, done)
+  path = records.shard(folder / "summary.json", index, count)
+  path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+
+def _actor(bench: Any, path: str, sampling):
+  return critiquing.fitting(
+    bench.propose(path, sampling),
+    bench.model(path)[0],
+    bench.config.engine,
+    sampling.max_tokens,
+  )
+
+
+def _critic(bench: Any, arm: ConfigDict, words):
+  if not arm.rounds and not arm.weigh:
+    return critics.none  # nobody asks it
+  if arm.critic == "oracle":
+    return step_critics.oracle(bench.task, words, bench.by_id)
+  if arm.critic != "model":
+    raise ValueError(f"critic is model or oracle, not {arm.critic!r}")
+  path, sampling = bench.settings.critic, build.sampling(bench.config.feedback)
+  asked = critiquing.fitting(
+    bench.propose(path, sampling, critic=True),
+    bench.model(path)[0],
+    bench.settings.critic_engine,
+    sampling.max_tokens,
+  )
+  return step_critics.model(asked, bench.template, words)
+
+
+def _summary(bench, plan: Plan, words, done) -> dict[str, Any]:
+  """`evaluation.summary` of all chains, and what critiques did."""
+  made = evaluation.summary(done, turns=plan.rounds + 1, seed=bench.config.seed)
+  votes = test_time.pool(done, bench.by_id, bench.task, plan)
+  ks = [k for k in bench.settings.ks if k <= plan.chains]
+  made["curve"] = test_time.curve(votes, ks, bench.config.seed)
+  made["chains"] = plan.chains
+  before, after = [], []
+  cases = []
+  for t in done:
+    problem = bench.by_id[t.problem]
+    right = [bench.task.check(problem, x.hypothesis) for x in t.turns]
+    before.append(right[0])
+    after.append(right[-1])
+    cases += [
+      step_critics.case(
+        bench.task,
+        words,
+        problem,
+        turn.hypothesis,
+        turn.feedback.text,
+        right[i + 1] if i + 1 < len(right) else None,
+      )
+      for i, turn in enumerate(t.turns)
+      if turn.feedback is not None
+    ]
+  made["transitions"] = critic_metrics.transitions(before, after)
+  if plan.chains == 1:
+    gain = [float(b) - float(a) for a, b in zip(before, after, strict=True)]
+    made["gain"] = critic_metrics.with_intervals(
+      {"gain": gain}, bench.config.seed
+    )["gain"]
+  if cases:
+    made["critic"] = {
+      "cases": len(cases),
+      **critic_metrics.discriminability(cases),
+      **critic_metrics.helpfulness(cases),
+    }
+  return made

@@ -1,0 +1,220 @@
+"""What MathCritique's stages share: actor, critic, chunks, manifests."""
+
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from refine_jax import records
+from refine_jax.data.tokenizer import encode_prompt
+from refine_jax.methods import (
+  annotation,
+  critic_metrics,
+  self_training,
+  step_critics,
+)
+from refine_jax.methods.critique import GRAMMARS, Grammar
+from refine_jax.methods.refine import Proposer, Template
+from refine_jax.sampling import annotator, endpoint
+from refine_jax.sampling.engine import Engine
+from refine_jax.sampling.settings import Sampling
+from refine_jax.stages import build, supervised
+from refine_jax.tasks.base import Task
+
+
+def grammar(name: str) -> Grammar:
+  if name not in GRAMMARS:
+    raise ValueError(f"grammar is one of {', '.join(GRAMMARS)}, not {name!r}")
+  return GRAMMARS[name]
+
+
+class Workshop:
+  """A task with its models; each is loaded once, when it is first needed.
+
+  Actor and critic lie on one mesh together.
+  """
+
+  def __init__(self, config: ConfigDict, workdir: pathlib.Path, options=None):
+    self.config, self.workdir = config, workdir
+    self.task: Task = build.task(config.task, options)
+    self.template: Template = build.template(config.template)
+
+  @functools.cached_property
+  def mesh(self) -> jax.sharding.Mesh:
+    return build.mesh(self.config.mesh)
+
+  @functools.cache  # noqa: B019, lives as long as the stage
+  def model(self, path: str) -> build.Model:
+    return build.load_model(build.resolve(path, self.workdir), self.mesh)
+
+  @functools.cache  # noqa: B019
+  def engine(self, path: str, tokens: int, critic: bool = False) -> Engine:
+    section = self.config.train_critic.engine if critic else self.config.engine
+    return build.engine(self.model(path), section, tokens)
+
+  def sampling(self, temperature: float) -> Sampling:
+    wanted = build.sampling(self.config.completion, self.config.seed)
+    return build.at_temperature(wanted, temperature)
+
+  def actor(self, path: str, temperature: float) -> Proposer:
+    tokens = self.config.completion.max_tokens
+    propose = build.proposer(
+      self.engine(path, tokens),
+      self.model(path).params,
+      self.sampling(temperature),
+    )
+    return fitting(propose, self.model(path), self.config.engine, tokens)
+
+  def critic(self, path: str) -> Proposer:
+    tokens = self.config.feedback.max_tokens
+    propose = build.proposer(
+      self.engine(path, tokens, critic=True),
+      self.model(path).params,
+      build.sampling(self.config.feedback, self.config.seed),
+    )
+    section = self.config.train_critic.engine
+    return fitting(propose, self.model(path), section, tokens)
+
+  def problems(self, split: str, rows: Sequence[int]) -> list[records.Problem]:
+    return build.problems(
+      self.task, split, self.config.data, rows=(rows[0], rows[1] or None)
+    )
+
+  def attempts(
+    self, problems: Sequence[records.Problem], propose: Proposer, n: int
+  ) -> list[records.Attempts]:
+    """n checked samples of every problem."""
+    asked = self_training.requests(self.task, self.template, problems, n)
+    return self_training.checked(self.task, problems, propose(asked))
+
+
+def fitting(
+  propose: Proposer, model: build.Model, engine: ConfigDict, tokens: int
+) -> Proposer:
+  """Prompts that are too long get an empty answer instead of an error.
+
+  They hold what models wrote, who may write without end.
+  """
+  longest = engine.prompt_buckets[-1]
+  if context := getattr(model.module.config, "max_length", 0):
+    longest = min(longest, context - tokens)
+
+  def answer(requests):
+    lengths = [
+      1 + len(encode_prompt(model.tokenizer, r.prompt)) for r in requests
+    ]
+    short = [r for r, n in zip(requests, lengths, strict=True) if n <= longest]
+    found = iter(propose(short) if short else ())
+    return [
+      next(found)
+      if n <= longest
+      else [
+        records.Sample(f"{r.id}/{i}", "", (), (), (), "length")
+        for i in range(r.n)
+      ]
+      for r, n in zip(requests, lengths, strict=True)
+    ]
+
+  return answer
+
+
+def annotators(
+  settings: ConfigDict, shop: Workshop, workdir: pathlib.Path
+) -> annotation.Annotator | None:
+  """Who answers an annotator's requests; None if it is the task itself."""
+  if settings.annotator == "oracle":
+    return None
+  if settings.annotator == "endpoint":
+    asked = endpoint.Settings(**settings.endpoint.to_dict())
+    return endpoint.Endpoint(asked, workdir / "replies.jsonl")
+  if settings.annotator == "local":
+    path = settings.annotator_model
+    tokens = shop.config.feedback.max_tokens
+    return annotator.local(
+      shop.engine(path, tokens, critic=True),
+      shop.model(path).params,
+      build.sampling(shop.config.feedback, shop.config.seed),
+    )
+  raise ValueError(
+    f"annotator is oracle, local or endpoint, not {settings.annotator!r}"
+  )
+
+
+def parts(items: Sequence[Any], size: int) -> Iterator[tuple[int, Sequence]]:
+  """(number of the first, items) of each chunk."""
+  if size < 1:
+    raise ValueError(f"chunk must be positive, got {size}")
+  for start in range(0, len(items), size):
+    yield start, items[start : start + size]
+
+
+def seal(
+  workdir: pathlib.Path, counts: dict[str, Any], files: Sequence[str]
+) -> dict[str, Any]:
+  """Writes manifest.json, last of all: figures, and a hash of every file."""
+  hashes = {name: digest(workdir / name) for name in files}
+  whole = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode())
+  manifest = {"hash": whole.hexdigest(), "files": hashes, **counts}
+  temporary = workdir / ".manifest.json.tmp"
+  temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+  temporary.replace(workdir / "manifest.json")
+  return manifest
+
+
+def digest(path: pathlib.Path) -> str:
+  return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def sealed(workdir: pathlib.Path) -> dict[str, Any] | None:
+  """The manifest of a stage that is complete."""
+  path = workdir / "manifest.json"
+  return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def validation(
+  task: Task,
+  template: Template,
+  words: Grammar,
+  critiques: Sequence[records.Critique],
+  engine: Engine,
+  sampling: Sampling,
+) -> supervised.Validate:
+  """Step critics on held-out responses: `disc`, `disc_c`, `disc_i`,
+  `first_error`, `parsed` and `exact`, in percent.
+
+  What is true is what the held-out critiques say.
+  """
+  asked = [
+    records.Trajectory(
+      c.id, c.problem, c.question, (records.Turn(c.hypothesis),)
+    )
+    for c in critiques
+  ]
+
+  def validate(params) -> dict[str, float]:
+    critic = step_critics.model(
+      build.proposer(engine, params, sampling), template, words
+    )
+    cases, exact = [], []
+    for row, said in zip(critiques, critic(asked), strict=True):
+      true, found = words.parse(row.feedback), words.parse(said.text)
+      exact.append(found == true)
+      cases.append(
+        critic_metrics.Case(
+          right=true.correct is True,
+          said=found.correct,
+          first_error=true.first_error,
+          found=found.first_error,
+          readable=found.readable,
+        )
+      )
+    figures = critic_metrics.discriminability(cases)
+    return {**figures, "exact": 100 * float(np.mean(exact))}
+
+  return validate

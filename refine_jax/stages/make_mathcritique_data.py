@@ -1,0 +1,369 @@
+"""Makes critiques of flawed and right solutions, filtered: AutoMathCritique.
+
+Writes annotated.jsonl (every row, with what dropped it), critiques.jsonl (for
+train_critic), revision_examples.jsonl ((x, y, c) -> y'), examples.jsonl (gold
+solutions and revisions, for a first actor) and manifest.json. Can be killed at
+any moment and started again.
+"""
+
+import collections
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from refine_jax import records
+from refine_jax.methods import (
+  annotation,
+  critique_filter,
+  flawed,
+  monte_carlo,
+  published,
+)
+from refine_jax.stages import build, critiquing, launch
+
+SECTIONS = (
+  "seed",
+  "task",
+  "template",
+  "mesh",
+  "engine",
+  "data",
+  "completion",
+  "feedback",
+  "make_mathcritique_data",
+)
+_STUDIED = 400  # rows whose critiques are exchanged for others
+OUTPUTS = (
+  "annotated.jsonl",
+  "critiques.jsonl",
+  "revision_examples.jsonl",
+  "examples.jsonl",
+)
+
+
+def main(config: ConfigDict, workdir: pathlib.Path) -> str:
+  """Makes one set of critiques.
+
+  1. Chunk by chunk: flawed solutions, critiques, filters; or read rows that
+     were published.
+  2. Balance right and wrong responses.
+  3. Write what is trained on, and the manifest.
+  """
+  if found := critiquing.sealed(workdir):
+    return f"{workdir} is complete: {_line(found)}"
+  maker = Maker(config, workdir)
+  rows = maker.published() if maker.settings.published else maker.made()
+  kept = _with_positives(
+    [r for r in rows if r.kept], maker.settings.positives, config.seed
+  )
+  critiques = [_critique(row) for row in kept]
+  records.write(workdir / "critiques.jsonl", critiques)
+  revisions = maker.revisions(kept)
+  records.write(workdir / "revision_examples.jsonl", revisions)
+  records.write(workdir / "examples.jsonl", [*maker.reasoning(), *revisions])
+  manifest = critiquing.seal(
+    workdir, {**_counts(rows, kept), **maker.figures}, OUTPUTS
+  )
+  return f"Wrote {workdir}: {_line(manifest)}"
+
+
+def _line(manifest: dict[str, Any]) -> str:
+  kept = ", ".join(f"{k} {v}" for k, v in manifest["used"].items())
+  return f"{manifest['rows']} critiques, used {kept}"
+
+
+class Maker:
+  """A run's objects, and what one chunk goes through."""
+
+  def __init__(self, config: ConfigDict, workdir: pathlib.Path):
+    self.config, self.settings = config, config.make_mathcritique_data
+    self.workdir = workdir
+    self.shop = critiquing.Workshop(config, workdir, self.settings.options)
+    self.task, self.template = self.shop.task, self.shop.template
+    self.grammar = critiquing.grammar(self.settings.grammar)
+    s = self.settings
+    self.rule = critique_filter.MonteCarlo(
+      max(1, s.mc), s.min_correct, s.tau, s.delta
+    )
+    self.figures: dict[str, Any] = {}
+    self._problems: list[records.Problem] | None = None
+
+  def problems(self) -> list[records.Problem]:
+    if self._problems is None:
+      settings = self.settings
+      self._problems = self.shop.problems(settings.split, settings.rows)
+    return self._problems
+
+  def published(self) -> list[records.Annotated]:
+    """Rows of files; only their words are looked at."""
+    rows = []
+    for path in self.settings.published:
+      rows += published.read(build.resolve(path, self.workdir))
+    rows = [self._by_words(row) for row in rows]
+    records.write(self.workdir / "annotated.jsonl", rows)
+    return rows
+
+  def made(self) -> list[records.Annotated]:
+    """All rows, in order; what is on disk is not made again."""
+    path = self.workdir / "annotated.jsonl"
+    done_path = self.workdir / "attempts.jsonl"
+    with (
+      records.Appender(records.Annotated, path) as rows,
+      records.Appender(records.Attempts, done_path) as done,
+    ):
+      parts = critiquing.parts(self.problems(), self.settings.chunk)
+      for start, problems in parts:
+        if all(p.id in done.done for p in problems):
+          continue
+        found, attempts = self._chunk(problems, start)
+        rows.append(r for r in found if r.id not in rows.done)
+        # Last: a chunk is done once its attempts are there.
+        done.append(a for a in attempts if a.id not in done.done)
+    found = list(records.read(records.Annotated, path))
+    if self.settings.study_shuffled and self.settings.mc:
+      self._study(found)
+    return found
+
+  def _chunk(self, problems, start):
+    if self.settings.actor:
+      propose = self.shop.actor(self.settings.actor, self.settings.temperature)
+      n = self.settings.samples
+      attempts = self.shop.attempts(problems, propose, n)
+    else:
+      attempts = [
+        records.Attempts(p.id, p.id, self.task.prompt(p), p.gold, ())
+        for p in problems
+      ]
+    by_problem = {a.problem: a for a in attempts}
+    rows = self._flawed(problems, by_problem, start)
+    rows = self._annotated(rows)
+    return self._judged(rows, by_problem), attempts
+
+  def _flawed(self, problems, attempts, start) -> list[records.Annotated]:
+    s, seed = self.settings, self.config.seed * 1_000_003 + start
+    by_id = monte_carlo.by_id(problems)
+    actor = None
+    if s.actor:
+      actor = flawed.Actor(
+        self.shop.actor(s.actor, s.temperature),
+        self.template,
+        self.shop.sampling(s.temperature),
+      )
+    settings = {"cap": s.rg1_cap, "temperature": s.temperature}
+    rows, right, golds = [], [], problems
+    if actor:
+      rows += flawed.sampled(
+        self.task, problems, attempts, right=False, **settings
+      )
+      right = flawed.sampled(
+        self.task, problems, attempts, right=True, **settings
+      )
+      hot = flawed.raised(
+        self.task,
+        by_id,
+        list({r.problem: r for r in right}.values()),
+        actor,
+        ladder=s.ladder,
+        tries=s.tries,
+        seed=seed,
+      )
+      rows += flawed.confirmed(
+        self.task,
+        by_id,
+        hot,
+        actor,
+        rollouts=s.rollouts,
+        temperature=s.rollout_temperature,
+        before=s.before,
+        collapse=s.collapse,
+      )
+      solved = {row.problem for row in right}
+      golds = [p for p in problems if p.id not in solved]
+    right += [
+      flawed.row_of(self.task, p, self.task.target(p), "pos/gold", origin="pos")
+      for p in golds
+      if p.gold
+    ]
+    return [*rows, *self._planted(problems, actor, seed), *right]
+
+  def _planted(self, problems, actor, seed) -> list[records.Annotated]:
+    s = self.settings
+    if not s.planted:
+      return []
+    if hasattr(self.task, "plant"):
+      plant, kinds = flawed.planter_of(self.task), self.task.kinds
+    else:
+      asked = critiquing.annotators(s, self.shop, self.workdir)
+      if asked is None:
+        raise ValueError(
+          "this task plants no errors and has no oracle; take another annotator"
+        )
+      plant, kinds = annotation.planter(asked, self.task), flawed.ERROR_TYPES
+    return flawed.planted(
+      self.task,
+      problems,
+      plant,
+      s.kinds or kinds,
+      actor,
+      per_problem=s.planted,
+      temperature=s.temperature,
+      seed=seed,
+      gap=s.gap,
+    )
+
+  def _annotated(self, rows) -> list[records.Annotated]:
+    """With critiques, where the row is still kept."""
+    writer = self._writer(rows)
+    live = [row for row in rows if row.kept]
+    texts = dict(
+      zip((r.id for r in live), writer(live) if live else (), strict=True)
+    )
+    return [
+      self._by_words(dataclasses.replace(row, critique=texts[row.id]))
+      if row.kept
+      else row
+      for row in rows
+    ]
+
+  def _writer(self, rows) -> annotation.Writer:
+    asked = critiquing.annotators(self.settings, self.shop, self.workdir)
+    if asked is not None:
+      return annotation.asked(asked)
+    by_id = monte_carlo.by_id(self.problems())
+    return annotation.oracle(self.task, self.grammar, by_id)
+
+  def _by_words(self, row) -> records.Annotated:
+    row = dataclasses.replace(row, critique=self.grammar.stripped(row.critique))
+    return monte_carlo.before_sampling(
+      row, self.grammar, leaks=self.settings.leaks
+    )
+
+  def _judged(self, rows, attempts) -> list[records.Annotated]:
+    s = self.settings
+    if not (s.mc and s.actor):
+      return rows
+    by_id = monte_carlo.by_id(self.problems())
+    live = [row for row in rows if row.kept]
+    groups = monte_carlo.refined(
+      live, self.shop.actor(s.actor, s.mc_temperature), self.template, n=s.mc
+    )
+    judged = {
+      row.id: monte_carlo.judged(
+        row,
+        texts,
+        task=self.task,
+        problem=by_id[row.problem],
+        control=self._control(attempts[row.problem]),
+        rule=self.rule,
+      )
+      for row, texts in zip(live, groups, strict=True)
+    }
+    return [judged.get(row.id, row) for row in rows]
+
+  def _control(self, attempts: records.Attempts) -> float | None:
+    """The share of right ones among samples without a critique."""
+    if not attempts.candidates:
+      return None
+    return float(np.mean([c.correct for c in attempts.candidates]))
+
+  def _study(self, rows: Sequence[records.Annotated]) -> None:
+    """How many critiques of other problems the same filter keeps."""
+    s, by_id = self.settings, monte_carlo.by_id(self.problems())
+    wrong = [r for r in rows if r.mc and not r.right][:_STUDIED]
+    mixed = monte_carlo.shuffled(wrong)
+    groups = monte_carlo.refined(
+      mixed,
+      self.shop.actor(s.actor, s.mc_temperature),
+      self.template,
+      n=s.mc,
+      name="shuffled",
+    )
+    kept = [
+      monte_carlo.judged(
+        row,
+        texts,
+        task=self.task,
+        problem=by_id[row.problem],
+        control=row.mc.get("control"),
+        rule=self.rule,
+      ).kept
+      for row, texts in zip(mixed, groups, strict=True)
+    ]
+    self.figures["filter_kept_percent"] = {
+      "own critique": 100 * float(np.mean([r.kept for r in wrong])),
+      "another problem's": 100 * float(np.mean(kept)) if kept else 0.0,
+      "rows": len(wrong),
+    }
+
+  def revisions(self, kept) -> list[records.Example]:
+    """(x, y, c) -> a verified refinement, or the gold where there is none."""
+    return [
+      records.Example(
+        f"{row.id}/revision",
+        self.template.revision(row.question, row.response, row.critique),
+        (row.response if row.right else (*row.refined, row.gold)[0],),
+      )
+      for row in kept
+      if row.right or row.refined or row.gold
+    ]
+
+  def reasoning(self) -> list[records.Example]:
+    if self.settings.published:
+      return []
+    return [
+      records.Example(
+        f"{p.id}/gold",
+        self.template.first(self.task.prompt(p)),
+        (self.task.target(p),),
+      )
+      for p in self.problems()
+    ]
+
+
+def _critique(row: records.Annotated) -> records.Critique:
+  return records.Critique(
+    id=row.id,
+    problem=row.problem,
+    question=row.question,
+    hypothesis=row.response,
+    feedback=row.critique,
+    gold=row.gold,
+    errors=() if row.right else (row.err_type or "unknown",),
+    positions=() if row.err_step is None else (f"#{row.err_step}",),
+    origin=row.origin,
+  )
+
+
+def _with_positives(rows, share: float, seed: int):
+  """Right and wrong rows at this share; the larger side loses rows."""
+  right = [r for r in rows if r.right]
+  wrong = [r for r in rows if not r.right]
+  if not 0 <= share < 1:
+    raise ValueError(f"positives must lie in [0, 1), got {share}")
+  if not right or not wrong or not share:
+    return wrong or right
+  total = min(len(right) / share, len(wrong) / (1 - share))
+  rng = np.random.default_rng(seed)
+  ids = set()
+  for group, part in ((right, share), (wrong, 1 - share)):
+    order = rng.permutation(len(group))[: round(total * part)]
+    ids |= {group[i].id for i in order}
+  return [r for r in rows if r.id in ids]
+
+
+def _counts(rows, kept) -> dict[str, Any]:
+  drops = collections.Counter(f"{r.origin}/{r.drop}" for r in rows if r.drop)
+  return {
+    "rows": len(rows),
+    "made": dict(sorted(collections.Counter(r.origin for r in rows).items())),
+    "dropped": dict(sorted(drops.items())),
+    "used": dict(sorted(collections.Counter(r.origin for r in kept).items())),
+  }
+
+
+if __name__ == "__main__":
+  launch.run(main, SECTIONS)
