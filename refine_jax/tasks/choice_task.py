@@ -145,14 +145,17 @@ class ChoiceTask(base.Task):
     return choices.published(completion)
 
   def check(self, problem: records.Problem, completion: str) -> bool:
-    count = len(problem.meta["options"])
-    return self._letter(completion, count) == problem.answer
+    return self._found(problem, completion) == problem.answer
+
+  def _found(self, problem: records.Problem, completion: str) -> str | None:
+    count = len(problem.meta.get("options", choices.LETTERS))
+    return self._letter(completion, count)
 
   def metrics(
     self, problem: records.Problem, completion: str
   ) -> dict[str, float]:
     """`answer`: it is right; `answered`: a letter could be read."""
-    found = self._letter(completion, len(problem.meta["options"]))
+    found = self._found(problem, completion)
     return {
       "answer": float(found == problem.answer),
       "answered": float(found is not None),

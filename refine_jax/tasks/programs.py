@@ -76,7 +76,8 @@ class Pool:
     seconds: of one program; half as much again and its worker is killed.
     memory: bytes of one program.
     depth: of its calls.
-    cache: results kept; 0 for none. Timeouts and crashes are not kept.
+    cache: results kept; 0 for none. Timeouts are kept as well, so that a
+      reward and a check of one text agree; crashes are not.
   """
 
   def __init__(
@@ -168,10 +169,10 @@ class Pool:
         value = self._feed(code)
       except pydantic_monty.MontyCrashedError as error:
         if error.timed_out:
-          return Outcome(None, "TimeoutError"), False
+          return Outcome(None, "TimeoutError"), True
       except pydantic_monty.MontyError as error:
         name, refused = program_refusals.explain(error)
-        return Outcome(None, name, refused), name != "TimeoutError"
+        return Outcome(None, name, refused), True
       except UnicodeError:  # pragma: no cover (the sandbox says so itself)
         return Outcome(None, "SyntaxError"), True
       else:

@@ -194,10 +194,12 @@ class ReftTask(base.Task):
     self, problems: Sequence[records.Problem], completions: Sequence[str]
   ) -> list[bool]:
     pairs = zip(problems, self.found(completions), strict=True)
-    return [
-      found is not None and self.same(found, self.gold(problem.meta["value"]))
-      for problem, found in pairs
-    ]
+    return [self._right(problem, found) for problem, found in pairs]
+
+  def _right(self, problem: records.Problem, found: Any) -> bool:
+    if found is None or "value" not in problem.meta:  # one's own has no gold
+      return False
+    return self.same(found, self.gold(problem.meta["value"]))
 
   def reward(self, problem: records.Problem, completion: str) -> float:
     return self.rewards([problem], [completion])[0]
@@ -205,14 +207,10 @@ class ReftTask(base.Task):
   def rewards(
     self, problems: Sequence[records.Problem], completions: Sequence[str]
   ) -> list[float]:
-    found = self.found(completions)
-    right = [
-      x is not None and self.same(x, self.gold(p.meta["value"]))
-      for p, x in zip(problems, found, strict=True)
-    ]
+    pairs = zip(problems, self.found(completions), strict=True)
     return [
-      1.0 if ok else 0.0 if x is None else float(self.partial)
-      for ok, x in zip(right, found, strict=True)
+      0.0 if x is None else 1.0 if self._right(p, x) else float(self.partial)
+      for p, x in pairs
     ]
 
   def metrics(
@@ -220,10 +218,10 @@ class ReftTask(base.Task):
   ) -> dict[str, float]:
     """`answer`: it is right; `answered`: there is one."""
     found = self.found([completion])[0]
-    right = found is not None and self.same(
-      found, self.gold(problem.meta["value"])
-    )
-    return {"answer": float(right), "answered": float(found is not None)}
+    return {
+      "answer": float(self._right(problem, found)),
+      "answered": float(found is not None),
+    }
 
   def corpus(self) -> Iterable[str]:
     """Prompts and targets of the training split."""

@@ -201,6 +201,14 @@ def test_a_question_cannot_end_its_docstring():
     assert task.answer(program) == "14"
 
 
+def test_one_s_own_problem_is_answered_and_not_judged():
+  task = base.load("svamp")
+  problem = task.own("Kim has 3 pens and buys 2. How many?")
+  assert task.prompt(problem).endswith('How many?"""\n')
+  assert task.answer("    return 3 + 2") == "5"
+  assert not task.check(problem, "    return 3 + 2")
+
+
 def test_rows_without_a_solution_have_no_target():
   task = base.load("svamp")
   bare = row("svamp", "program") | {"answer_cot": None}
