@@ -8,6 +8,8 @@ the model once.
 
 import contextlib
 import dataclasses
+import functools
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -112,79 +114,13 @@ class Trunks:
     self._open: dict[str, _Trunk] = {}
     self._free = list(range(slots))[::-1]
     self._proposed: _Proposed | None = None
-    self._jit()
+    self._run = _programs(family)
     with self._scope():
-      self._weights = jax.jit(family.decode_weights)(params)
-      cache = jax.jit(family.new_cache, static_argnums=(0, 1))(slots, length)
+      self._weights = self._run.unstack(params)
+      self._cache = self._run.empty(slots, length)
       width = family.config.width
-      self._cache = cache
       # The state at each trunk's last token, which predicts what follows.
       self._last_SD = jnp.zeros((slots, width), jnp.float32)
-
-  def _jit(self) -> None:
-    family = self._family
-
-    def read(weights, cache, last_SD, tokens_RP, lengths_R, slots_R):
-      hidden_RPD, cache = family.extend(
-        weights, tokens_RP, lengths_R, cache, slots_R
-      )
-      last_R11 = jnp.maximum(lengths_R - 1, 0)[:, None, None]
-      last_RD = jnp.take_along_axis(hidden_RPD, last_R11, axis=1)[:, 0]
-      last_SD = last_SD.at[slots_R].set(
-        last_RD.astype(jnp.float32), mode="drop"
-      )
-      return loop.pin(cache), last_SD
-
-    def score(weights, cache, last_SD, tokens_RP, lengths_R, slots_R):
-      own = jnp.arange(len(slots_R))
-      # The last token is predicted, not read.
-      hidden_RPD, _ = family.extend(
-        weights,
-        tokens_RP[:, :-1],
-        jnp.maximum(lengths_R - 1, 0),
-        loop.gather(cache, slots_R),
-        own,
-      )
-      first_R1D = last_SD[slots_R][:, None].astype(hidden_RPD.dtype)
-      return logprobs(
-        lambda hidden: family.unembed(weights, hidden),
-        jnp.concatenate([first_R1D, hidden_RPD], axis=1),
-        tokens_RP,
-        chunk=max(1, LOGITS // family.config.vocab_size),
-      )
-
-    def begin(weights, cache, last_SD, slots_R, settings, room):
-      logits_RV = family.unembed(weights, last_SD[slots_R])
-      seen_RV = jnp.zeros(logits_RV.shape, bool)
-      progress = loop.begin(logits_RV, seen_RV, settings, room)
-      return loop.gather(cache, slots_R), progress
-
-    def adopt(cache, branches, rows_S):
-      """Trunk s becomes row `rows_S[s]`, or stays if that is negative."""
-      source_S = jnp.maximum(rows_S, 0)
-
-      def pick(ours, theirs):
-        moves = (rows_S >= 0).reshape((-1,) + (1,) * (ours.ndim - 1))
-        return jnp.where(moves, theirs[source_S], ours)
-
-      return loop.pin(jax.tree.map(pick, cache, branches))
-
-    self._read = jax.jit(read, donate_argnums=1)
-    self._score = jax.jit(score)
-    self._begin = jax.jit(begin, static_argnums=5)
-    self._decode = jax.jit(
-      lambda weights, cache, progress, steps: loop.decode(
-        family, weights, cache, progress, steps
-      ),
-      donate_argnums=(1, 2),
-    )
-    self._adopt = jax.jit(adopt, donate_argnums=0)
-    self._copy = jax.jit(
-      lambda cache, last_SD, source_S: (
-        loop.gather(cache, source_S),
-        last_SD[source_S],
-      )
-    )
 
   def _scope(self):
     if self._mesh is None:
@@ -228,7 +164,7 @@ class Trunks:
         slot = self._free.pop()
         self._open[fork] = _Trunk(slot, list(parent.ids), parent.held)
         source_S[slot] = parent.slot
-      self._cache, self._last_SD = self._copy(
+      self._cache, self._last_SD = self._run.copy(
         self._cache, self._last_SD, source_S
       )
 
@@ -277,7 +213,7 @@ class Trunks:
       slots = [self._open[name].slot for name in part]
       number = _rung(self.slots, len(part))
       arrays = self._rows(list(part.values()), slots, size, number)
-      self._cache, self._last_SD = self._read(
+      self._cache, self._last_SD = self._run.read(
         self._weights, self._cache, self._last_SD, *arrays
       )
       left = {name: ids[size:] for name, ids in left.items()}
@@ -349,7 +285,7 @@ class Trunks:
       slots = [self._open[asked[i][0]].slot for i in part]
       arrays = self._rows(rows, slots, size, number)
       found = jax.device_get(
-        self._score(self._weights, self._cache, self._last_SD, *arrays)
+        self._run.score(self._weights, self._cache, self._last_SD, *arrays)
       )
       for row, i in enumerate(part):
         _, context, target = asked[i]
@@ -417,7 +353,7 @@ class Trunks:
       seeds=[sampling.seed] * len(listed),
       offsets=[0] * len(listed),
     )
-    cache, progress = self._begin(
+    cache, progress = self._run.begin(
       self._weights,
       self._cache,
       self._last_SD,
@@ -428,7 +364,7 @@ class Trunks:
     halt = ending.Halt(listed, self._tokenizer, number)
     steps = self._chunk if sampling.stop else sampling.max_tokens
     while True:
-      cache, progress = self._decode(
+      cache, progress = self._run.decode(
         self._weights, cache, progress, np.int32(steps)
       )
       arrays = jax.device_get(
@@ -486,10 +422,79 @@ class Trunks:
     if proposed.bare:
       with self._scope():
         # Lengths are set by what is held before the next read.
-        self._cache = self._adopt(self._cache, proposed.cache, rows_S)
+        self._cache = self._run.adopt(self._cache, proposed.cache, rows_S)
     self._proposed = None
 
 
 def _rung(most: int, needed: int) -> int:
   """Rows of a batch: all, a quarter or a sixteenth of the most there can be."""
   return next(n for n in (-(-most // 16), -(-most // 4), most) if n >= needed)
+
+
+@functools.cache
+def _programs(family: Any) -> types.SimpleNamespace:
+  """Jitted programs of a family; all trunks of it share what is compiled."""
+  programs = types.SimpleNamespace()
+
+  def read(weights, cache, last_SD, tokens_RP, lengths_R, slots_R):
+    hidden_RPD, cache = family.extend(
+      weights, tokens_RP, lengths_R, cache, slots_R
+    )
+    last_R11 = jnp.maximum(lengths_R - 1, 0)[:, None, None]
+    last_RD = jnp.take_along_axis(hidden_RPD, last_R11, axis=1)[:, 0]
+    last_SD = last_SD.at[slots_R].set(last_RD.astype(jnp.float32), mode="drop")
+    return loop.pin(cache), last_SD
+
+  def score(weights, cache, last_SD, tokens_RP, lengths_R, slots_R):
+    own = jnp.arange(len(slots_R))
+    # The last token is predicted, not read.
+    hidden_RPD, _ = family.extend(
+      weights,
+      tokens_RP[:, :-1],
+      jnp.maximum(lengths_R - 1, 0),
+      loop.gather(cache, slots_R),
+      own,
+    )
+    first_R1D = last_SD[slots_R][:, None].astype(hidden_RPD.dtype)
+    return logprobs(
+      lambda hidden: family.unembed(weights, hidden),
+      jnp.concatenate([first_R1D, hidden_RPD], axis=1),
+      tokens_RP,
+      chunk=max(1, LOGITS // family.config.vocab_size),
+    )
+
+  def begin(weights, cache, last_SD, slots_R, settings, room):
+    logits_RV = family.unembed(weights, last_SD[slots_R])
+    seen_RV = jnp.zeros(logits_RV.shape, bool)
+    progress = loop.begin(logits_RV, seen_RV, settings, room)
+    return loop.gather(cache, slots_R), progress
+
+  def adopt(cache, branches, rows_S):
+    """Trunk s becomes row `rows_S[s]`, or stays if that is negative."""
+    source_S = jnp.maximum(rows_S, 0)
+
+    def pick(ours, theirs):
+      moves = (rows_S >= 0).reshape((-1,) + (1,) * (ours.ndim - 1))
+      return jnp.where(moves, theirs[source_S], ours)
+
+    return loop.pin(jax.tree.map(pick, cache, branches))
+
+  programs.unstack = jax.jit(family.decode_weights)
+  programs.empty = jax.jit(family.new_cache, static_argnums=(0, 1))
+  programs.read = jax.jit(read, donate_argnums=1)
+  programs.score = jax.jit(score)
+  programs.begin = jax.jit(begin, static_argnums=5)
+  programs.decode = jax.jit(
+    lambda weights, cache, progress, steps: loop.decode(
+      family, weights, cache, progress, steps
+    ),
+    donate_argnums=(1, 2),
+  )
+  programs.adopt = jax.jit(adopt, donate_argnums=0)
+  programs.copy = jax.jit(
+    lambda cache, last_SD, source_S: (
+      loop.gather(cache, source_S),
+      last_SD[source_S],
+    )
+  )
+  return programs
