@@ -118,7 +118,7 @@ def _small(args):
     feedback=config.sampling(max_tokens=8),
     # At 2e-3 some seeds jump late or never.
     warm_start=_train(args, 1e-3, 5000, target=44.0, eval_every=200),
-    train_critic=_train(args, 1e-3, 1500),
+    train_critic=_train(args, 5e-4, 2500, best_metric="balanced"),
     train_refiner=_train(args, 1e-3, 600, eval_every=100),
     make_critic_data=config.make_critic_data(
       generator="../warm_start",
@@ -126,7 +126,8 @@ def _small(args):
       perturb_rows=350,
       temperatures=(0.0, 0.7),
       balance=False,
-      options=full,
+      # Without short problems the critic's own jump comes late as well.
+      options={"curriculum": 0.5},
     ),
     rollout=config.rollout(
       turns=2,

@@ -190,8 +190,13 @@ def criticising(
   engine: Engine,
   sampling: Sampling,
 ) -> Validate:
-  """Criticises held-out hypotheses: `exact` whatever the sentences' order,
-  `detection` of wrong ones and `acceptance` of right ones, in percent."""
+  """Criticises held-out hypotheses; figures in percent.
+
+  `exact` whatever the sentences' order, `detection` of wrong ones,
+  `acceptance` of right ones, `exact/<type>` per error type, and `balanced`:
+  exact on right ones and on wrong ones, half each, which a critic that always
+  says the same does not win.
+  """
   requests = [
     Request(c.id, template.critique(c.question, c.hypothesis))
     for c in critiques
@@ -200,6 +205,7 @@ def criticising(
   def validate(params: Params) -> dict[str, float]:
     groups = engine.generate(params, requests, sampling)
     hits: dict[str, list[bool]] = {"exact": []}
+    sides: dict[bool, list[bool]] = {}
     for critique, (sample,) in zip(critiques, groups, strict=True):
       same = evaluation.same_feedback(task, sample.text, critique.feedback)
       hits["exact"].append(same)
@@ -207,8 +213,11 @@ def criticising(
       right = critique.feedback == task.no_hint
       name = "acceptance" if right else "detection"
       hits.setdefault(name, []).append(silent == right)
+      sides.setdefault(right, []).append(same)
       kind = (*critique.errors, "none")[0]
       hits.setdefault(f"exact/{kind}", []).append(same)
-    return {k: 100 * float(np.mean(v)) for k, v in hits.items()}
+    figures = {k: 100 * float(np.mean(v)) for k, v in hits.items()}
+    halves = [np.mean(side) for side in sides.values()]
+    return {**figures, "balanced": 100 * float(np.mean(halves))}
 
   return validate
