@@ -12,15 +12,31 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from refine_jax import records
-from refine_jax.tasks import reft_rows, tables
+from refine_jax.tasks import latex_published, reft_rows, tables
 
 _MARK = re.compile(r"<<[^<>\n]{0,200}>>")
 
 
 class Gsm8k(reft_rows.NumericTask):
-  """See `reft_rows.ReftTask` for the options."""
+  """See `reft_rows.ReftTask` for the options.
+
+  Of `text` there is a third mode, `mathcritique`: answers are found and
+  compared as MathCritique's published code does (`latex_published`).
+  """
 
   name = "gsm8k"
+
+  @property
+  def _texts(self) -> bool:
+    """Answers are texts, compared as such."""
+    return self.mode == "mathcritique"
+
+  def modes(self, form: str) -> tuple[str, ...]:
+    more = ("mathcritique",) if form == "text" else ()
+    return (*super().modes(form), *more)
+
+  def ending(self, value: str) -> str:
+    return f"\nThe answer is {value}." if self._texts else super().ending(value)
 
   def files(self, split: str) -> Sequence[pathlib.Path]:
     own = self.path / "gsm8k" / f"{split}.jsonl"
@@ -37,3 +53,22 @@ class Gsm8k(reft_rows.NumericTask):
     question = tables.field(row, "question").strip()
     value = value.strip().replace(",", "")
     return self.made(row, str(row["id"]), question, value, cot)
+
+  def gold(self, text: str) -> float | str:
+    return text.replace(",", "") if self._texts else super().gold(text)
+
+  def _read_text(self, completion: str) -> float | str | None:
+    if self._texts:
+      return latex_published.said(completion, number=True)
+    return super()._read_text(completion)
+
+  def same(self, found: float | str, gold: float | str) -> bool:
+    if self._texts:
+      return latex_published.same(gold, found)
+    return super().same(found, gold)
+
+  def shown(self, answer: float | str) -> str:
+    return answer if self._texts else super().shown(answer)
+
+  def key(self, answer: float | str) -> str:
+    return answer if self._texts else super().key(answer)

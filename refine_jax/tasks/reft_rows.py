@@ -56,7 +56,7 @@ class ReftTask(base.Task):
     validation_share: float = 0.1,
   ):
     _one_of("form", form, FORMS)
-    _one_of("mode", mode, numeric_answers.MODES)
+    _one_of("mode", mode, self.modes(form))
     _one_of("forced", forced, FORCED)
     if not 0 < validation_share < 1:
       raise ValueError(
@@ -66,6 +66,14 @@ class ReftTask(base.Task):
     self.forced = forced if form == "program" else "never"
     self.partial, self.seed = partial, seed
     self.validation_share = validation_share
+
+  def modes(self, form: str) -> tuple[str, ...]:
+    """Ways of scoring."""
+    return numeric_answers.MODES
+
+  def ending(self, value: str) -> str:
+    """How a gold text says its answer."""
+    return f"{reft_text.ANSWER}{value}"
 
   @abc.abstractmethod
   def read(self, value: object) -> Any:
@@ -133,7 +141,7 @@ class ReftTask(base.Task):
       raise tables.bad(row, str(error), "answer_value", value) from None
     gold = cot.strip()
     if gold and self.form == "text":
-      gold = f"{gold}{reft_text.ANSWER}{value}"
+      gold += self.ending(value)
     elif gold:
       try:
         gold = reft_text.header(question) + reft_text.body(gold)
@@ -256,9 +264,12 @@ class NumericTask(ReftTask):
 
   def canonicals(self, completions: Sequence[str]) -> list[str | None]:
     """`canonical` of many."""
-    keyed = numeric_answers.key
     found = self.found(completions)
-    return [None if x is None else keyed(x, self.mode) for x in found]
+    return [None if x is None else self.key(x) for x in found]
+
+  def key(self, answer: float) -> str:
+    """The name under which an answer votes."""
+    return numeric_answers.key(answer, self.mode)
 
 
 def _one_of(name: str, value: Any, values: Iterable[Any]) -> None:

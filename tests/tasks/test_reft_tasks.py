@@ -255,6 +255,28 @@ def test_gsm8k_reads_its_own_rows(tmp_path):
     task.problem({"id": "x", "question": "q", "answer": "5"})
 
 
+def test_gsm8k_as_mathcritique_scored_it():
+  task = base.load("gsm8k", form="text", mode="mathcritique")
+  answer = "So it is.\n#### 5"
+  row = {"id": "1", "line": 1, "question": "q", "answer": answer}
+  problem = task.problem(row)
+  said = {
+    "The answer is 5.": True,
+    "The answer is -$5": True,
+    "The answer is 4. Wait, The answer is 5.": False,
+    "First 5 apples plus 2 is 7.": True,
+    "The answer is five": False,
+    task.target(problem): True,
+  }
+  found = task.check_all([problem] * len(said), list(said))
+  assert found == list(said.values())
+  assert task.canonicals(["The answer is 5.00"]) == ["5.00"]
+  with pytest.raises(ValueError, match="mode='mathcritique' is none of"):
+    base.load("gsm8k", mode="mathcritique")
+  with pytest.raises(ValueError, match="mode='mathcritique' is none of"):
+    base.load("svamp", mode="mathcritique")
+
+
 def test_broken_jsonl_names_its_line(tmp_path):
   (tmp_path / "gsm8k").mkdir()
   (tmp_path / "gsm8k/test.jsonl").write_text('{"question": "q"}\n{"que\n')
