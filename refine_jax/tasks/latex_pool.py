@@ -9,6 +9,7 @@ import atexit
 import concurrent.futures
 import contextlib
 import functools
+import importlib.util
 import json
 import os
 import pathlib
@@ -83,9 +84,16 @@ class Pool:
   Args:
     workers: children.
     seconds: of one request; a quarter more and its child is killed.
+
+  Raises:
+    ModuleNotFoundError: math-verify is not installed.
   """
 
   def __init__(self, workers: int = 2, *, seconds: float = 0.6):
+    if importlib.util.find_spec("math_verify") is None:
+      raise ModuleNotFoundError(
+        "formulas are compared by math-verify: install it"
+      )
     self._seconds, self._closed = seconds, False
     self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
     self._children = workers + _SPARE
