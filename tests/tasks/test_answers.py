@@ -235,3 +235,21 @@ def test_published_rows(data_dir):
       count[2] += right
   assert counts["strict"] == [100, 100, 100]
   assert counts["compat"] == [100, 100, 100]
+
+
+def test_published_formulas_changed_when_refined(data_dir):
+  """Golds are not at hand; all 100 flawed answers differ from the refined."""
+  rows = json.loads(
+    (data_dir / "mathcritique/Meta-Llama-3-8B-math-sftdata_0_new.json")
+    .read_text()
+  )  # fmt: skip
+  pairs = []
+  for row in rows:
+    rest = row["instruction"].partition("Assistant:")[2]
+    flawed = rest.partition("<|end_of_text|>")[0]
+    pairs.append(tuple(map(latex_text.said, (row["output"], flawed))))
+  assert len(pairs) == 100 and not any(None in pair for pair in pairs)
+  known = [answers._decided(*pair) for pair in pairs]
+  assert known.count(False) > 80 and True not in known  # the rest is algebra
+  refined = [pair[0] for pair in pairs]
+  assert all(answers.same_all([(text, text) for text in refined]))
