@@ -13,7 +13,7 @@ def get_config(text=""):
   args = config.arguments(
     text,
     model="llama",
-    difficulty=2,
+    difficulty=1,
     rows=6000,
     phase="",
     arms="",
@@ -24,7 +24,8 @@ def get_config(text=""):
   if args.smoke:
     experiment = config.smoke_mathcritique(experiment)
   if args.phase == "bootstrap":
-    config.bootstrap(experiment, experiment.task.options.size)
+    # The last thousand problems are for errors that the actor makes itself.
+    config.bootstrap(experiment, 48 if args.smoke else args.rows - 1000)
   elif args.phase:
     raise ValueError(f"phase is bootstrap or nothing, not {args.phase!r}")
   return experiment
@@ -37,16 +38,16 @@ def _train(learning_rate, steps, **settings):
     optimizer=config.optimizer(
       learning_rate, schedule="linear", warmup_steps=50, b2=0.98
     ),
-    **{"eval_every": 500, "eval_rows": 200, "log_every": 100, **settings},
+    **{"eval_every": 500, "eval_rows": 100, "log_every": 100, **settings},
   )
 
 
 def _small(args):
   model = config.llama(
-    width=64, layers=3, heads=4, mlp=192, max_length=320, tied=True
+    width=64, layers=2, heads=4, mlp=128, max_length=192, tied=True
   )
-  engine = config.engine(slots=128, prompt_buckets=(32, 64, 112, 160, 240))
-  data = config.data(max_prompt=240, max_target=96, batching="bucket")
+  engine = config.engine(slots=128, prompt_buckets=(24, 48, 128))
+  data = config.data(max_prompt=128, max_target=64, batching="bucket")
   return config.mathcritique(
     task=config.task(
       "arithmetic",
@@ -71,24 +72,25 @@ def _small(args):
     model=model,
     critic_model=config.checkpoint("../actor0"),
     engine=engine,
-    critic_engine=config.engine(slots=128, prompt_buckets=(64, 112, 176)),
+    critic_engine=config.engine(slots=128, prompt_buckets=(48, 80)),
     data=data,
     critic_data=data.copy_and_resolve_references(),
-    completion=config.sampling(max_tokens=48),
-    feedback=config.sampling(max_tokens=96),
-    train_actor=_train(2e-3, 1500, best_metric="answer"),
-    train_critic=_train(1e-3, 1200, best_metric="disc"),
+    completion=config.sampling(max_tokens=28),
+    feedback=config.sampling(max_tokens=60),
+    train_actor=_train(3e-3, 2400, best_metric="answer"),
+    train_critic=_train(2e-3, 800, best_metric="disc"),
     make_data=config.make_mathcritique_data(
       grammar="compact",
       annotator="oracle",
-      rows=(0, 2000),
+      rows=(args.rows - 1000, 0),
       samples=8,
       mc=8,
+      planted=2,
       gap=" . ",
       study_shuffled=True,
     ),
     self_improve=config.make_self_improve_data(
-      grammar="compact", rows=(0, 1000)
+      grammar="compact", rows=(0, 600)
     ),
     self_talk=config.make_self_talk_data(
       grammar="compact",
@@ -99,5 +101,9 @@ def _small(args):
     ),
     arms=config.standard_critique_arms(),
     grammar="compact",
+    critiques=(
+      "../bootstrap/critiques.jsonl",
+      "../critic_data/critiques.jsonl",
+    ),
     systems=config.loop_systems(args.arms, args.iterations),
   )

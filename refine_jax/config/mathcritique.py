@@ -188,6 +188,7 @@ def critique_arm(
   gate: str = "none",
   only_final: bool = False,
   weigh: bool = False,
+  calibrate: bool = False,
   temperature: float = 0.0,
   generator: str = "",
   reviser: str = "",
@@ -197,6 +198,7 @@ def critique_arm(
 
   Args:
     critic: model or oracle; with rounds=0 nobody is asked.
+    calibrate: score the critic's verdicts, for their calibration.
     temperature: of all turns; chains above 1 need one.
     generator, reviser: checkpoints; empty for the run's own.
     control: shown as a control.
@@ -212,7 +214,7 @@ def standard_critique_arms(
   many = {"chains": chains, "temperature": temperature}
   return {
     "no critique": critique_arm("model", rounds=0, control=True),
-    "critique": critique_arm("model"),
+    "critique": critique_arm("model", calibrate=True),
     "critique, gated": critique_arm("model", gate="critic"),
     "oracle critique": critique_arm("oracle"),
     "oracle gate": critique_arm("model", gate="oracle", control=True),
@@ -273,6 +275,7 @@ def mathcritique(
   self_talk: ConfigDict,
   arms: dict[str, ConfigDict],
   grammar: str,
+  critiques: tuple[str, ...] = ("../critic_data/critiques.jsonl",),
   systems: dict[str, str] | None = None,
   sampling_temperature: float = 0.7,
   train_split: str = "train",
@@ -281,8 +284,8 @@ def mathcritique(
 ) -> ConfigDict:
   """All sections that MathCritique's binaries read.
 
-  `systems` maps names to checkpoints that `run_evaluate` compares; the first
-  actor is among them.
+  `critiques` are what the critic is trained on; `systems` maps names to
+  checkpoints that `run_evaluate` compares; the first actor is among them.
   """
   warm = blocks.sampling(
     max_tokens=completion.max_tokens, temperature=sampling_temperature
@@ -312,7 +315,7 @@ def mathcritique(
       "make_mathcritique_data": make_data,
       "train_critic": {
         "model": critic_model,
-        "critiques": "../critic_data/critiques.jsonl",
+        "critiques": critiques,
         "grammar": grammar,
         "engine": critic_engine,
         "data": critic_data,

@@ -133,42 +133,45 @@ def raised(
     tries: tails at each.
     seed: of the steps. It is never the last one, the bare answer.
   """
-  left = {}
-  for i, row in enumerate(good):
-    if len(row.steps) < 2:
-      continue
-    at = int(np.random.default_rng([seed, i]).integers(len(row.steps) - 1))
-    prefix = stepping.prefix(row.response, row.steps, at)
-    if prefix is not None:
-      gap = stepping.gap(row.response, row.steps, at)
-      left[row.id] = (row, at, prefix, gap)
+  left = {row.id: (row, *_left(row, [seed, i])) for i, row in enumerate(good)}
+  left = {name: found for name, found in left.items() if found[1] is not None}
   found = []
   for temperature in ladder:
     asked = list(left.values())
-    groups = actor.tails(
-      [
-        (f"{row.id}/rg2/{temperature}", row.question, prefix)
-        for row, _, prefix, _ in asked
-      ],
-      tries,
-      temperature,
-    )
-    for (row, at, prefix, gap), tails in zip(asked, groups, strict=True):
-      problem = problems[row.problem]
+    starts = [
+      (f"{row.id}/rg2/{temperature}", row.question, prefix)
+      for row, _, prefix in asked
+    ]
+    groups = actor.tails(starts, tries, temperature)
+    for (row, at, prefix), tails in zip(asked, groups, strict=True):
+      gap = stepping.gap(row.response, row.steps, at)
       texts = [joined(prefix, gap, tail) for tail in tails]
-      for text, right in zip(
-        texts, task.check_all([problem] * len(texts), texts), strict=True
-      ):
-        if right or task.answer(text) is None:
-          continue
+      problem = problems[row.problem]
+      if wrong := _wrong(task, problem, texts):
         gen = {"temperature": temperature, "from": at, "of": row.id}
         name = f"rg2/{row.id.removeprefix(row.problem + '/')}"
-        found.append(
-          row_of(task, problem, text, name, origin="rg2", err_step=at, gen=gen)
-        )
+        fields = {"origin": "rg2", "err_step": at, "gen": gen}
+        found.append(row_of(task, problem, wrong, name, **fields))
         del left[row.id]
-        break
   return found
+
+
+def _left(row: Annotated, seed) -> tuple[int | None, str]:
+  """Where a solution is left, never at its last step, and what is kept."""
+  if len(row.steps) < 2:
+    return None, ""
+  at = int(np.random.default_rng(seed).integers(len(row.steps) - 1))
+  prefix = stepping.prefix(row.response, row.steps, at)
+  return (None, "") if prefix is None else (at, prefix)
+
+
+def _wrong(task: Task, problem: Problem, texts: Sequence[str]) -> str | None:
+  """The first text that comes to an answer which is wrong."""
+  right = task.check_all([problem] * len(texts), texts)
+  for text, fine in zip(texts, right, strict=True):
+    if not fine and task.answer(text) is not None:
+      return text
+  return None
 
 
 def confirmed(

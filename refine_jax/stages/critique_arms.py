@@ -52,6 +52,8 @@ def run(bench: Any, name: str, folder: pathlib.Path) -> None:
   path = records.shard(folder / "trajectories.jsonl", index, count)
   records.write(path, done)
   summary = _summary(bench, plan, words, done)
+  if arm.calibrate and "critic" in summary:
+    summary["critic"] |= _calibration(bench, words, done)
   path = records.shard(folder / "summary.json", index, count)
   path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
@@ -80,6 +82,39 @@ def _critic(bench: Any, arm: ConfigDict, words):
     sampling.max_tokens,
   )
   return step_critics.model(asked, bench.template, words)
+
+
+def _calibration(bench, words, done) -> dict[str, float]:
+  """How far the critic's probabilities of its final verdicts can be trusted.
+
+  Of critiques that have one; at most 500 of them.
+  """
+  path, tokens = bench.settings.critic, bench.config.feedback.max_tokens
+  model, engines = bench.model(path)
+  engine = engines[tokens]
+  judged = [
+    (bench.by_id[t.problem], t.question, turn.hypothesis, turn.feedback.text)
+    for t in done
+    for turn in t.turns
+    if turn.feedback is not None
+    and words.parse(turn.feedback.text).correct is not None
+    # Two tokens of room: the other verdict may be longer.
+    and len(engine.encode(turn.feedback.text, bos=False)) <= tokens - 2
+  ][:500]
+  found = step_critics.confidences(
+    lambda prompts, targets: engine.score(model.params, prompts, targets),
+    bench.template,
+    words,
+    [row[1:] for row in judged],
+  )
+  pairs = [
+    (p, bench.task.check(problem, response))
+    for p, (problem, _, response, _) in zip(found, judged, strict=True)
+    if p is not None
+  ]
+  if not pairs:
+    return {}
+  return critic_metrics.calibration(*zip(*pairs, strict=True))
 
 
 def _summary(bench, plan: Plan, words, done) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What MathCritique's stages share: actor, critic, chunks, manifests."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -87,10 +88,22 @@ class Workshop:
     )
 
   def attempts(
-    self, problems: Sequence[records.Problem], propose: Proposer, n: int
+    self,
+    problems: Sequence[records.Problem],
+    propose: Proposer,
+    n: int,
+    name: str,
   ) -> list[records.Attempts]:
-    """n checked samples of every problem."""
-    asked = self_training.requests(self.task, self.template, problems, n)
+    """n checked samples of every problem.
+
+    `name` keeps their randomness apart from that of other samples of the same
+    problems: bins of difficulty that were made of the very samples which are
+    then compared by bin would favour whoever samples again.
+    """
+    asked = [
+      dataclasses.replace(r, id=f"{r.id}/{name}")
+      for r in self_training.requests(self.task, self.template, problems, n)
+    ]
     return self_training.checked(self.task, problems, propose(asked))
 
 

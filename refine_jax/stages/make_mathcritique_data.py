@@ -132,7 +132,7 @@ class Maker:
     if self.settings.actor:
       propose = self.shop.actor(self.settings.actor, self.settings.temperature)
       n = self.settings.samples
-      attempts = self.shop.attempts(problems, propose, n)
+      attempts = self.shop.attempts(problems, propose, n, "rg1")
     else:
       attempts = [
         records.Attempts(p.id, p.id, self.task.prompt(p), p.gold, ())
@@ -144,51 +144,57 @@ class Maker:
     return self._judged(rows, by_problem), attempts
 
   def _flawed(self, problems, attempts, start) -> list[records.Annotated]:
+    """RG1, RG2, RG3 and right ones; golds stand in where none was sampled."""
     s, seed = self.settings, self.config.seed * 1_000_003 + start
-    by_id = monte_carlo.by_id(problems)
-    actor = None
+    rows, right, actor = [], [], None
     if s.actor:
       actor = flawed.Actor(
         self.shop.actor(s.actor, s.temperature),
         self.template,
         self.shop.sampling(s.temperature),
       )
-    settings = {"cap": s.rg1_cap, "temperature": s.temperature}
-    rows, right, golds = [], [], problems
-    if actor:
-      rows += flawed.sampled(
-        self.task, problems, attempts, right=False, **settings
+      rows, right = (
+        flawed.sampled(
+          self.task,
+          problems,
+          attempts,
+          right=wanted,
+          cap=s.rg1_cap,
+          temperature=s.temperature,
+        )
+        for wanted in (False, True)
       )
-      right = flawed.sampled(
-        self.task, problems, attempts, right=True, **settings
-      )
-      hot = flawed.raised(
-        self.task,
-        by_id,
-        list({r.problem: r for r in right}.values()),
-        actor,
-        ladder=s.ladder,
-        tries=s.tries,
-        seed=seed,
-      )
-      rows += flawed.confirmed(
-        self.task,
-        by_id,
-        hot,
-        actor,
-        rollouts=s.rollouts,
-        temperature=s.rollout_temperature,
-        before=s.before,
-        collapse=s.collapse,
-      )
-      solved = {row.problem for row in right}
-      golds = [p for p in problems if p.id not in solved]
-    right += [
+      rows = rows + self._raised(problems, right, actor, seed)
+    solved = {row.problem for row in right}
+    golds = [
       flawed.row_of(self.task, p, self.task.target(p), "pos/gold", origin="pos")
-      for p in golds
-      if p.gold
+      for p in problems
+      if p.gold and p.id not in solved
     ]
-    return [*rows, *self._planted(problems, actor, seed), *right]
+    return [*rows, *self._planted(problems, actor, seed), *right, *golds]
+
+  def _raised(self, problems, right, actor, seed) -> list[records.Annotated]:
+    """RG2, out of one right solution of each problem."""
+    s, by_id = self.settings, monte_carlo.by_id(problems)
+    hot = flawed.raised(
+      self.task,
+      by_id,
+      list({r.problem: r for r in right}.values()),
+      actor,
+      ladder=s.ladder,
+      tries=s.tries,
+      seed=seed,
+    )
+    return flawed.confirmed(
+      self.task,
+      by_id,
+      hot,
+      actor,
+      rollouts=s.rollouts,
+      temperature=s.rollout_temperature,
+      before=s.before,
+      collapse=s.collapse,
+    )
 
   def _planted(self, problems, actor, seed) -> list[records.Annotated]:
     s = self.settings

@@ -105,7 +105,8 @@ class Explorer:
   def _chunk(self, problems):
     s = self.settings
     propose = self.shop.actor(s.actor, s.temperature)
-    attempts = self.shop.attempts(problems, propose, s.samples)
+    name = f"explore{len(s.previous)}"  # each iteration has its own noise
+    attempts = self.shop.attempts(problems, propose, s.samples, name)
     if s.explore == "matched":
       attempts = self._more(problems, attempts, propose)
     solutions = [one for row in attempts for one in self._direct(row)]
@@ -123,7 +124,8 @@ class Explorer:
       ) - len(row.candidates)
       if count:
         prompt = self.template.first(self.task.prompt(problem))
-        asked.append(Request(f"{problem.id}/more", prompt, n=count))
+        name = f"{problem.id}/more{len(self.settings.previous)}"
+        asked.append(Request(name, prompt, n=count))
         owners.append(problem)
     extra = self_training.checked(self.task, owners, propose(asked))
     more = {row.problem: row.candidates for row in extra}

@@ -35,8 +35,12 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   settings = config.train_critic
   task = build.task(config.task)
   template = build.template(config.template)
-  path = build.resolve(settings.critiques, workdir)
-  rows = list(records.read(records.Critique, path))
+  files = settings.critiques
+  rows = [
+    row
+    for path in ((files,) if isinstance(files, str) else files)
+    for row in records.read(records.Critique, build.resolve(path, workdir))
+  ]
   train, held_out = _split(rows, settings.train.eval_rows)
   model = build.fresh_model(
     settings.model,

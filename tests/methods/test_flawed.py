@@ -303,3 +303,23 @@ def test_monologues_that_lose_something_are_refused():
     **ends,
   )
   assert (lost, other, long) == ("step-lost", "answer-changed", "length")
+
+
+def test_confidence_is_of_the_final_verdict():
+  from refine_jax.methods import step_critics
+
+  asked = []
+
+  def score(prompts, targets):
+    asked.extend(zip(prompts, targets, strict=True))
+    # The critic finds `wrong` e times as likely as `right`.
+    return [np.array([-1.0, -2.0 - t[0].endswith("right")]) for t in targets]
+
+  rows = [("q", "y", "line y : wrong final wrong"), ("q", "y", "nothing")]
+  found = step_critics.confidences(score, Template(), COMPACT, rows)
+  assert found[1] is None
+  assert found[0] == pytest.approx(1 / (1 + np.e))
+  assert [t for _, t in asked] == [
+    ("line y : wrong final right",), ("line y : wrong final wrong",),
+  ]  # fmt: skip
+  assert asked[0][0] == Template().critique("q", "y")
