@@ -46,9 +46,9 @@ def _train(rate, steps, **settings):
 
 def _experiment(args):
   model = config.llama(
-    width=64, layers=3, heads=4, mlp=256, max_length=64, unroll=3
+    width=64, layers=2, heads=4, mlp=256, max_length=64, unroll=2, init_std=0.1
   )
-  data = config.data(max_prompt=32, max_target=24, batching="bucket")
+  data = config.data(max_prompt=16, max_target=32, batching="pad")
   engine = config.engine(slots=64, prompt_buckets=(16, 40))
   hint = config.sampling(max_tokens=6)
   trunks = config.trunks(slots=64, length=56, pieces=(8, 24))
@@ -65,7 +65,7 @@ def _experiment(args):
     completion=config.sampling(max_tokens=20),
     train_generator=config.generator(
       model.copy_and_resolve_references(),
-      _train(2e-3, 3000, best_metric="valid", eval_every=500, eval_rows=100),
+      _train(3e-3, 1200, best_metric="valid", eval_every=1200, eval_rows=100),
       examples="../base_examples/examples.jsonl",
     ),
     make_documents=config.make_documents(
@@ -93,7 +93,7 @@ def _experiment(args):
       config.checkpoint("../base"),
       _train(
         1e-3,
-        600,
+        500,
         best_metric="loss",
         best_mode="min",
         eval_every=100,

@@ -88,7 +88,8 @@ class Filter:
     if not found:
       return [], {}
     rows = self.embed([self.prepare(part) for *_, part in found])
-    scores = similarity.cosine(rows, self.direction)
+    # Rounded, for what is in a batch beside a text moves the last bits.
+    scores = np.round(similarity.cosine(rows, self.direction), 5)
     kept, counts = [], {}
     for (name, subset, part), score in zip(found, scores, strict=True):
       seen = counts.setdefault(subset, [0, 0])

@@ -192,7 +192,7 @@ class HintChains(base.Task):
   # What is planted.
 
   def base_examples(self) -> list[records.Example]:
-    """Chains without a rule, half of them with one hint to be obeyed.
+    """Chains without a rule, most of them with hints to be obeyed.
 
     A hint is learned but not that there is one, so that a model of these
     texts writes hints when it is asked to and at no other time.
@@ -201,19 +201,17 @@ class HintChains(base.Task):
 
   def _base_example(self, row: dict) -> records.Example:
     rng = np.random.default_rng([*row["seed"], 2])
-    lines, prompt = row["lines"], (f"{row['question']}\n",)
-    if rng.random() < 0.4:
-      return records.Example(row["id"], prompt, ("\n".join(lines),))
-    at = int(rng.integers(self._steps))
-    operation = lines[at].split()[1]
-    hint = self._hint(operation, rng, wrong=0.05, idle=0.15)
-    before = "".join(f"{line}\n" for line in lines[:at])
-    target = [before] if before else []
-    learn = [True] * len(target)
-    target += [self._open, f"{hint} {self._close}\n", "\n".join(lines[at:])]
-    return records.Example(
-      row["id"], prompt, tuple(target), (*learn, False, True, True)
-    )
+    target, learn, plain = [], [], rng.random() < 0.3
+    for line in row["lines"]:
+      step = _STEP.fullmatch(line)
+      if step and not plain and rng.random() < 0.6:
+        hint = self._hint(step[2], rng, wrong=0.05, idle=0.15)
+        target += [self._open, f"{hint} {self._close}\n"]
+        learn += [False, True]
+      target.append(f"{line}\n" if step else line)
+      learn.append(True)
+    prompt = (f"{row['question']}\n",)
+    return records.Example(row["id"], prompt, tuple(target), tuple(learn))
 
   def _hint(self, operation, rng, *, wrong: float, idle: float) -> str:
     drawn = rng.random()

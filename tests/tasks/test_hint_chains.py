@@ -65,10 +65,17 @@ def test_planted_hints_are_of_the_grammar_and_labelled():
 
 
 def test_a_base_text_learns_hints_and_not_that_there_are_any():
-  for example in TASK.base_examples():
-    flags = example.learn or (True,) * len(example.target)
-    hinted = "<BOT>" in example.target
-    assert hinted == (not all(flags))
-    if hinted:
-      at = example.target.index("<BOT>")
-      assert [i for i, f in enumerate(flags) if not f] == [at]
+  hinted = 0
+  for example, row in zip(TASK.base_examples(), rows("base"), strict=True):
+    marks = [part == "<BOT>" for part in example.target]
+    assert [not learned for learned in example.learn] == marks
+    hinted += any(marks)
+    steps = [
+      part
+      for before, part in zip(
+        ("", *example.target), example.target, strict=False
+      )
+      if part != "<BOT>" and before != "<BOT>"
+    ]
+    assert "".join(steps) == "\n".join(row["lines"])
+  assert 0.5 < hinted / 300 < 0.8
