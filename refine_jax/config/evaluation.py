@@ -139,6 +139,7 @@ def smoke_evaluation(experiment: ConfigDict) -> None:
     train = experiment.train_reranker.train
     train.update(
       steps=4,
+      epochs=0,
       batch_size=8,
       micro_batches=1,
       log_every=2,
