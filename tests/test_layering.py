@@ -17,12 +17,13 @@ ALLOWED = {
     "sampling": {
         "batch", "sharding", "algorithms", "data", "models", "records",
     },
+    "planning": {"batch", "sharding", "models", "training", "sampling"},
     "methods": {
         "records", "batch", "algorithms", "tasks", "data", "sampling",
     },
     "stages": {
         *LEAVES, "algorithms", "tasks", "models", "data", "training",
-        "sampling", "methods",
+        "sampling", "methods", "planning",
     },
 }  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))

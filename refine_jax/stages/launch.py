@@ -17,7 +17,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from refine_jax import records
-from refine_jax.stages import allocator
+from refine_jax.stages import allocator, distributed
 from refine_jax.training import workdir as workdirs
 
 # A stage's `main`: does the work and returns one line saying what it made.
@@ -76,11 +76,11 @@ def run(main: Main, sections: Sequence[str]) -> None:
   allocator.keep_memory()
   app.run(
     lambda argv: _start(main, sections, argv),
-    flags_parser=_parse,
+    flags_parser=parse,
   )
 
 
-def _parse(argv: list[str]) -> list[str]:
+def parse(argv: list[str]) -> list[str]:
   """absl's parser; whatever is wrong with a flag is told in one line."""
   try:
     return flags.FLAGS(argv)
@@ -118,7 +118,7 @@ def _start(main: Main, sections: Sequence[str], argv: list[str]) -> None:
   # Orbax warns of files it does not need; our own words are printed.
   absl_logging.set_verbosity(absl_logging.ERROR)
   if values.distributed:
-    jax.distributed.initialize()
+    distributed.join()
   config, workdir = values.config, pathlib.Path(values.workdir)
   try:
     sections_read = {name: config.to_dict()[name] for name in sections}

@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# A stage on a TPU slice of GKE: makes the JobSet and applies it.
+#
+#   bash launch_scripts/k8s/jobset.sh --name=NAME --image=IMAGE \
+#        --accelerator=tpu-v5-lite-podslice --topology=4x4 \
+#        --claim=VOLUME_CLAIM [--chips_per_host=4] [--slices=1] [--restarts=20] [--namespace=NS] \
+#        [--dry_run] -- \
+#        refine_jax.stages.train_reft --config=... --workdir=/shared/run
+#
+# The cluster has the JobSet controller and a node pool of that topology; the
+# image has this package with the extra `tpu` (k8s/Dockerfile). The claim, which
+# many pods can write, is mounted at /shared and holds data and workdir. A pod that is
+# evicted restarts all of them, and the stage goes on from its checkpoint.
+# --dry_run prints the manifest and the command that would apply it.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+name='' image='' accelerator='' topology='' claim='' namespace=default dry=''
+chips=4 slices=1 restarts=20
+while (($#)); do
+  case $1 in
+    --name=*) name=${1#*=} ;;
+    --image=*) image=${1#*=} ;;
+    --accelerator=*) accelerator=${1#*=} ;;
+    --topology=*) topology=${1#*=} ;;
+    --chips_per_host=*) chips=${1#*=} ;;
+    --slices=*) slices=${1#*=} ;;
+    --restarts=*) restarts=${1#*=} ;;
+    --claim=*) claim=${1#*=} ;;
+    --namespace=*) namespace=${1#*=} ;;
+    --dry_run) dry=1 ;;
+    --) shift; break ;;
+    -h | --help) sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+    *) echo "jobset.sh: unknown argument $1 (see --help)" >&2; exit 2 ;;
+  esac
+  shift
+done
+for required in name image accelerator topology claim; do
+  if [[ -z ${!required} ]]; then
+    echo "jobset.sh: --$required is missing (see --help)" >&2
+    exit 2
+  fi
+done
+if [[ ! $topology =~ ^[0-9]+(x[0-9]+){1,2}$ ]]; then
+  echo "jobset.sh: --topology is like 4x4 or 4x4x4, not $topology" >&2
+  exit 2
+fi
+if ((!$#)); then
+  echo "jobset.sh: which stage? (see --help)" >&2
+  exit 2
+fi
+hosts=$((${topology//x/*} / chips))
+if ((hosts < 1)); then hosts=1; fi
+
+# A list in YAML of the words of the command.
+words() {
+  local word
+  for word in "$@" --distributed; do
+    printf "                    - '%s'\n" "${word//\'/\'\'}"
+  done
+}
+
+manifest() {
+  local line
+  while IFS= read -r line; do
+    if [[ $line == *@COMMAND@* ]]; then
+      words "$@"
+      continue
+    fi
+    line=${line//@NAME@/$name}
+    line=${line//@NAMESPACE@/$namespace}
+    line=${line//@IMAGE@/$image}
+    line=${line//@ACCELERATOR@/$accelerator}
+    line=${line//@TOPOLOGY@/$topology}
+    line=${line//@CLAIM@/$claim}
+    line=${line//@CHIPS@/$chips}
+    line=${line//@HOSTS@/$hosts}
+    line=${line//@SLICES@/$slices}
+    line=${line//@RESTARTS@/$restarts}
+    printf '%s\n' "$line"
+  done <"$here/jobset.yaml"
+}
+
+if [[ $dry ]]; then
+  echo "kubectl apply -f - <<'END'"
+  manifest "$@"
+  echo "END"
+  exit
+fi
+manifest "$@" | kubectl apply -f -

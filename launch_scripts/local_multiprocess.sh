@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# Runs a stage as several processes on this machine, joined over loopback.
+#
+#   bash launch_scripts/local_multiprocess.sh N DEVICES_EACH [--dry_run] -- \
+#        python -m refine_jax.stages.train_generator --config=... --workdir=...
+#
+# Every process gets DEVICES_EACH host devices (0: whatever devices it finds)
+# and --distributed. The output of process 0 is shown, that of the others is in
+# $REFINE_JAX_LOGS (a temporary folder) and shown where one fails. When a
+# process dies the others are ended, within a minute; the same command resumes.
+set -euo pipefail
+
+usage() {
+  sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  exit "${1:-0}"
+}
+case ${1:-} in -h | --help) usage ;; esac
+if (($# < 4)); then usage 2 >&2; fi
+processes=$1
+each=$2
+shift 2
+dry=
+if [[ $1 == --dry_run ]]; then
+  dry=1
+  shift
+fi
+if [[ $1 != -- ]]; then usage 2 >&2; fi
+shift
+for number in "$processes" "$each"; do
+  if [[ ! $number =~ ^[0-9]+$ ]]; then
+    echo "local_multiprocess.sh: $number is no number" >&2
+    exit 2
+  fi
+done
+if ((processes < 1)); then
+  echo "local_multiprocess.sh: at least one process" >&2
+  exit 2
+fi
+
+port=${REFINE_JAX_PORT:-$((20000 + RANDOM % 20000))}
+flags=${XLA_FLAGS:-}
+if ((each)); then
+  flags="$flags --xla_force_host_platform_device_count=$each"
+fi
+
+# environment_of INDEX: what process INDEX is told, one NAME=VALUE a line.
+environment_of() {
+  echo "REFINE_JAX_COORDINATOR=127.0.0.1:$port"
+  echo "REFINE_JAX_PROCESSES=$processes"
+  echo "REFINE_JAX_PROCESS=$1"
+  echo "XLA_FLAGS=$flags"
+  if ((each)); then echo "JAX_PLATFORMS=cpu"; fi
+}
+
+if [[ $dry ]]; then
+  for ((i = 0; i < processes; i++)); do
+    mapfile -t variables < <(environment_of "$i")
+    printf '%q ' env "${variables[@]}" "$@" --distributed
+    echo
+  done
+  exit
+fi
+
+logs=${REFINE_JAX_LOGS:-$(mktemp -d)}
+mkdir -p "$logs"
+children=()
+# Ends those that still run; first politely, so that they may save.
+finish() {
+  local pid
+  for pid in "${children[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done
+  for ((t = 0; t < ${REFINE_JAX_GRACE:-30} * 5; t++)); do
+    for pid in "${children[@]}"; do
+      if kill -0 "$pid" 2>/dev/null; then
+        sleep 0.2
+        continue 2
+      fi
+    done
+    return 0
+  done
+  for pid in "${children[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done
+}
+trap 'finish; exit 130' INT TERM
+
+for ((i = 0; i < processes; i++)); do
+  mapfile -t variables < <(environment_of "$i")
+  if ((i == 0)); then
+    env "${variables[@]}" "$@" --distributed \
+      > >(tee "$logs/$i.out") 2> >(tee "$logs/$i.err" >&2) &
+  else
+    env "${variables[@]}" "$@" --distributed \
+      >"$logs/$i.out" 2>"$logs/$i.err" &
+  fi
+  children+=($!)
+done
+
+# Whichever ends first and badly ends them all.
+left=("${!children[@]}")
+while ((${#left[@]})); do
+  next=()
+  for i in "${left[@]}"; do
+    if kill -0 "${children[$i]}" 2>/dev/null; then
+      next+=("$i")
+      continue
+    fi
+    code=0
+    wait "${children[$i]}" || code=$?
+    if ((code)); then
+      echo "local_multiprocess.sh: process $i of $processes ended with code" \
+        "$code; ending the others. Run the same command to resume." >&2
+      if ((i)); then tail -n 20 "$logs/$i.err" >&2; fi
+      finish
+      exit "$code"
+    fi
+  done
+  left=(${next[@]+"${next[@]}"})
+  sleep 0.2
+done

@@ -1,0 +1,1 @@
+"""What a program would need on hardware that is not here."""

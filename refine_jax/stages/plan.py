@@ -1,0 +1,164 @@
+"""What a config's stage would need on hardware that is not here.
+
+    python -m refine_jax.stages.plan --config=configs/...py[:arguments] \\
+        --topology=v5e:4x4 [--stage=...] [--json] [--config.field=value ...]
+
+Compiles the stage's programs for the topology from shapes alone: no weights,
+no data, no accelerator. Ends with 1 if they do not fit and 2 on bad input.
+"""
+
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterator
+
+import jax
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from refine_jax.planning import report as reports
+from refine_jax.planning import topologies
+from refine_jax.planning.compiled import Program
+from refine_jax.planning.programs import Planner
+from refine_jax.planning.topologies import Topology
+from refine_jax.stages import plan_search, planned
+
+
+def main(
+  config: ConfigDict,
+  topology: Topology,
+  *,
+  stage: str = "",
+  search: bool = True,
+  workdir: pathlib.Path = pathlib.Path("."),
+) -> reports.Report:
+  """Plans one stage.
+
+  Args:
+    stage: one of `planned.STAGES`; the config's dearest if empty.
+    search: look for a change that fits, if it does not.
+    workdir: what the config's paths are relative to.
+
+  Raises:
+    planned.BadPlan, topologies.Unknown: in one line, what is wrong.
+  """
+  begun = time.monotonic()
+  stage = planned.stage_of(config, stage)
+  config, placed = _placed(config, stage, topology)
+  found = list(_programs(config, topology, stage, workdir))
+  made = reports.Report(topology, found, 0.0)
+  advice = placed
+  if not made.fits and search:
+    advice = plan_search.suggestion(
+      config,
+      stage,
+      topology,
+      lambda config, topology: _attempt(config, topology, stage, workdir),
+      lambda config, topology: _floor(config, topology, stage, workdir),
+    )
+    advice = f"{advice} {placed}".strip()
+  seconds = time.monotonic() - begun
+  return reports.Report(topology, found, seconds, advice)
+
+
+def _placed(
+  config: ConfigDict, stage: str, topology: Topology
+) -> tuple[ConfigDict, str]:
+  """The config on a mesh that its batches lie on, and the flags for it."""
+  flags_ = plan_search.placement(
+    config, stage, topology.count // topology.slices, topology.slices
+  )
+  if not flags_:
+    return config, ""
+  change = plan_search.Change(tuple(flags_), topology, "placed with")
+  return change.apply(config), str(change)
+
+
+def _programs(
+  config: ConfigDict, topology: Topology, stage: str, workdir: pathlib.Path
+) -> Iterator[Program]:
+  mesh = planned.mesh(config, topology)
+  job = planned.Job(config, Planner(topology, mesh), workdir)
+  return planned.plan(job, stage)
+
+
+def _attempt(config, topology, stage, workdir) -> reports.Report:
+  """Stops where something does not fit."""
+  config, _ = _placed(config, stage, topology)
+  found = []
+  for program in _programs(config, topology, stage, workdir):
+    found.append(program)
+    if not reports.Report(topology, found, 0.0).fits:
+      break
+  return reports.Report(topology, found, 0.0)
+
+
+def _floor(config, topology, stage, workdir) -> int:
+  """Bytes of parameters and optimizer state, by arithmetic."""
+  try:
+    config, _ = _placed(config, stage, topology)
+    mesh = planned.mesh(config, topology)
+    job = planned.Job(config, Planner(topology, mesh), workdir)
+    return planned.state_bytes(job, stage)
+  except ValueError:
+    return 0
+
+
+def _define() -> None:
+  config_flags.DEFINE_config_file(
+    "config", None, "file.py[:arguments]: the experiment.", lock_config=True
+  )
+  flags.DEFINE_string("topology", None, topologies.HINT)
+  flags.DEFINE_string(
+    "stage", "", f"One of {', '.join(planned.STAGES)}; the dearest if empty."
+  )
+  flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
+  flags.DEFINE_bool("search", True, "Look for what fits, if it does not.")
+  flags.DEFINE_string(
+    "workdir", ".", "What paths in the config are relative to."
+  )
+  flags.mark_flags_as_required(["config", "topology"])
+
+
+def _start(argv: list[str]) -> None:
+  values = flags.FLAGS
+  if argv[1:]:
+    _stop(f"unexpected arguments {argv[1:]}")
+  try:
+    topology = topologies.parse(values.topology)
+    _prepare(topology)
+    made = main(
+      values.config,
+      topology,
+      stage=values.stage,
+      search=values.search,
+      workdir=pathlib.Path(values.workdir),
+    )
+  except (ValueError, FileNotFoundError) as error:
+    _stop(" ".join(str(error).split()))
+  text = json.dumps(made.to_json()) if values.json else made.table()
+  print(text, flush=True)
+  sys.exit(0 if made.fits else 1)
+
+
+def _prepare(topology: Topology) -> None:
+  """Before JAX looks for devices: host ones alone, as many as it takes."""
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  jax.config.update("jax_platforms", "cpu")
+  given = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+  if topology.estimated and not given:
+    jax.config.update("jax_num_cpu_devices", topology.count)
+
+
+def _stop(message: str) -> None:
+  print(f"error: {message}", file=sys.stderr)
+  sys.exit(2)
+
+
+if __name__ == "__main__":
+  from refine_jax.stages import launch
+
+  _define()
+  app.run(_start, flags_parser=launch.parse)
