@@ -12,11 +12,13 @@ ProofWriter CC BY 4.0 (source: unverified), Llama 3 its community licence.
 from refine_jax import config
 
 BASE = "meta-llama/Meta-Llama-3-8B-Instruct"
-SHOTS = (
-  "Question: A gardener plants 4 rows of 7 tulips. 5 of them are red. How many"
-  " are not red?\nAnswer: There are 4 * 7 = 28 tulips.\nOf these 28 - 5 = 23"
-  " are not red.\nThe answer is 23\n\n"
+TOLD = (
+  "Solve the last problem as the ones before it are solved: one step per line,"
+  " and the answer in the last line.\n\n"
 )
+# What announces an answer, and where solved examples are.
+ANSWERS = {"competition_math": ("\\boxed",)}
+SHOTS = {"mmlu_pro": "validation"}
 
 
 def get_config(text=""):
@@ -53,6 +55,7 @@ def _train(steps, **settings):
 
 
 def _experiment(args):
+  options = {"form": "text"} if args.task == "gsm8k" else {}
   model = config.pretrained(args.base, dtype="bfloat16", remat="full")
   data = config.data(max_prompt=1024, max_target=512, on_long="cut_prompt_left")
   tests = (
@@ -120,7 +123,7 @@ def _experiment(args):
   hint = config.sampling(max_tokens=128)
   trunks = config.trunks(slots=64, length=2048)
   return config.rationalyst(
-    task=config.task(args.task, path=args.path, form="text"),
+    task=config.task(args.task, path=args.path, **options),
     tokenizer=config.tokenizer(args.base),
     model=model,
     layouts=config.llama3_layouts(),
@@ -131,7 +134,7 @@ def _experiment(args):
     train_generator=config.generator(
       model.copy_and_resolve_references(),
       _train(1166, best_metric="answer", eval_every=250),
-      eval_split="test",
+      eval_split="validation",
     ),
     make_documents=config.make_documents(
       sources=(
@@ -196,8 +199,12 @@ def _experiment(args):
       cap=15,  # code
       stop=("\n",),
       rationale_stop=("<EOT>",),
-      before=f"{SHOTS}Question: ",
-      after="\nAnswer:",
+      answers=ANSWERS.get(
+        args.task, ("the answer is", "the correct answer is", "answer:")
+      ),
+      before=TOLD,
+      shots=8,
+      shot_split=SHOTS.get(args.task, "train"),
     ),
   )
 
@@ -236,7 +243,7 @@ def _smoke(experiment):
   experiment.make_rationales.annotator = "task"
   experiment.make_rationale_data.update(evaluation=tests, scorer="../base")
   run = experiment.run_stepwise
-  run.update(agent="../base", scorer="../base", answers=())
+  run.update(agent="../base", scorer="../base", answers=(), shots=1)
   run.arms["base rationales"].writer = "../base"
   run.step.max_tokens = 12
   for sampling in (run.rationale, experiment.train_rationalyst.sampling):

@@ -291,6 +291,9 @@ def run_stepwise(
   answers: tuple[str, ...] = ("the answer is", "the correct answer is"),
   before: str = "",
   after: str = "",
+  shots: int = 0,
+  shot_split: str = "train",
+  shot_seed: int = 14,
   ready: str = "",
   references: tuple[str, ...] = ("random", "likelihood", "shuffled"),
   others: tuple[str, ...] = (),
@@ -298,7 +301,9 @@ def run_stepwise(
   """Stepwise inference over `rows` (first, last; last 0 for all) of a split.
 
   Args:
-    before, after: around a question; shots go before it.
+    before, after: around a question.
+    shots: solved problems of `shot_split` between `before` and the question,
+      chosen by `shot_seed` (the original's is 14).
     together: problems that advance together.
     answers: one of these announces an answer; none asks the task alone.
     ready: a rationale that is not shown under explicit supervision.

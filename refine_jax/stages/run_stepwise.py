@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from refine_jax import records
@@ -90,11 +91,29 @@ class Bench:
       rows=(settings.rows[0], settings.rows[1] or None),
     )
     self.by_id = {p.id: p for p in self.problems}
+    self.before = settings.before + self._shots()
     self.questions = {
-      p.id: f"{settings.before}{self.task.prompt(p)}{settings.after}"
+      p.id: f"{self.before}{self.task.prompt(p)}{settings.after}"
       for p in self.problems
     }
     self._models: dict[str, build.Model] = {}
+
+  def _shots(self) -> str:
+    """Solved problems of another split, always the same ones."""
+    settings = self.settings
+    if not settings.shots:
+      return ""
+    solved = build.problems(
+      self.task, settings.shot_split, self.config.data, rows=(0, 2000)
+    )
+    solved = [p for p in solved if self.task.target(p).strip()]
+    rng = np.random.default_rng(settings.shot_seed)
+    chosen = rng.permutation(len(solved))[: settings.shots]
+    return "".join(
+      f"{self.task.prompt(solved[i])}{settings.after}"
+      f"{self.task.target(solved[i])}\n\n"
+      for i in chosen
+    )
 
   @property
   def prompt(self) -> str:
@@ -102,7 +121,7 @@ class Bench:
     settings, layout = self.settings, self.config.layouts.agent
     return fingerprint(
       layout.to_dict(),
-      settings.before,
+      self.before,
       settings.after,
       tuple(settings.stop),
       tuple(settings.answers),
