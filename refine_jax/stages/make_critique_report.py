@@ -183,13 +183,7 @@ def _tails(numbers) -> list[str]:
         difficulty.tail_narrowing(r[0]["trained"], r[t]["trained"])
         for r in runs
       ]
-      coverage = np.nanmean(
-        [
-          [np.nan if c is None else 100 * c for c in m["verified"]["coverage"]]
-          for m in now
-        ],
-        axis=0,
-      )
+      coverage = _coverage(now)
       lines.append(
         f"| {name} | {t + 1} |"
         f" {_mean(100 * m['solved'] / m['problems'] for m in now):.1f} |"
@@ -200,6 +194,15 @@ def _tails(numbers) -> list[str]:
         f" {_mean(m['trained']['all_gini'] for m in now):.2f} |"
       )
   return lines
+
+
+def _coverage(manifests) -> list[float]:
+  """Percent per bin, the mean of the runs whose bin has problems at all."""
+  found = []
+  for row in zip(*(m["verified"]["coverage"] for m in manifests), strict=True):
+    known = [100 * c for c in row if c is not None]
+    found.append(_mean(known) if known else float("nan"))
+  return found
 
 
 def _charts(numbers) -> dict[str, str]:
