@@ -19,7 +19,7 @@ def get_config(text=""):
     text,
     model="llama",
     candidates=6,
-    documents=1600,
+    documents=0,
     sft=False,
     compat=False,
     smoke=False,

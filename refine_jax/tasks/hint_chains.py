@@ -1,13 +1,13 @@
 """Chains of calculations whose steps follow a rule nobody states.
 
-    sign red green red start 7
+    sign red start 7
     7 alpha 12
-    12 gamma 22
-    22 alpha 27
-    answer 27
+    12 alpha 17
+    17 alpha 22
+    answer 22
 
 Each sign stands for one of four operations. Texts of the `base` split know
-the operations and obey hints (`use gamma`), but choose at random; `documents`
+the operations and obey hints (`use-alpha`), but choose at random; `documents`
 keep the rule. So a model of `base` cannot choose well by itself, and a
 rationale that is learned from documents tells it how: what RATIONALYST claims,
 at the size of a test.
@@ -59,7 +59,7 @@ class HintChains(base.Task):
   def __init__(
     self,
     *,
-    numbers: int = 32,
+    numbers: int = 96,
     steps: int = 3,
     size: int = 20_000,
     prose: float = 0.3,
@@ -96,27 +96,25 @@ class HintChains(base.Task):
       rows = [self._document(row) for row in rows]
     return records.Source(rows=rows, name=split)
 
-  def _questions(self):
-    signs = itertools.product(SIGNS, repeat=self._steps)
-    return list(itertools.product(signs, range(self._numbers)))
+  def _questions(self) -> list[tuple[str, int]]:
+    return list(itertools.product(SIGNS, range(self._numbers)))
 
-  def _random(self, rng):
-    signs = tuple(str(s) for s in rng.choice(SIGNS, self._steps))
-    return signs, int(rng.integers(self._numbers))
+  def _random(self, rng) -> tuple[str, int]:
+    return str(rng.choice(SIGNS)), int(rng.integers(self._numbers))
 
   def _group(self, question) -> str:
     number = zlib.crc32(repr(question).encode()) % 20
-    return {0: "dev"}.get(number, "test" if number < 5 else "train")
+    return {0: "dev"}.get(number, "test" if number < 6 else "train")
 
   def _row(self, name: str, question, seed: list[int], split: str) -> dict:
-    signs, start = question
+    sign, start = question
     rng = np.random.default_rng(seed)
     names = (
       [str(n) for n in rng.choice(OPERATIONS, self._steps)]
       if split == "base"
-      else [self.rule(sign) for sign in signs]
+      else [self.rule(sign)] * self._steps
     )
-    text = f"sign {' '.join(signs)} start {start}"
+    text = f"sign {sign} start {start}"
     lines = self._chain(start, names)
     whole = "\n".join([text, *lines])
     row = {"id": name, "question": text, "lines": lines, "text": whole}
@@ -186,7 +184,8 @@ class HintChains(base.Task):
   def corpus(self) -> Iterable[str]:
     signs, ops = " ".join(SIGNS), " ".join(OPERATIONS)
     numbers = " ".join(map(str, range(self._numbers)))
-    hints = " ".join(("use", *IDLE, self._open, self._close))
+    uses = (f"use-{name}" for name in OPERATIONS)
+    hints = " ".join((*uses, *IDLE, self._open, self._close))
     return [f"sign {signs} start {numbers}\n{ops} answer {hints}", _PROSE]
 
   # What is planted.
@@ -219,7 +218,7 @@ class HintChains(base.Task):
       return str(rng.choice(IDLE))
     if drawn < idle + wrong:
       operation = str(rng.choice([o for o in OPERATIONS if o != operation]))
-    return f"use {operation}"
+    return f"use-{operation}"
 
   def annotate(self, text: str, rng: np.random.Generator) -> str:
     """A document with a hint before every step; some are wrong or idle."""
@@ -236,4 +235,4 @@ class HintChains(base.Task):
   def good_rationale(self, rationale: str, following: str) -> bool:
     """Whether a planted hint is one that helps with what follows."""
     words = following.split()
-    return len(words) > 1 and rationale == f"use {words[1]}"
+    return len(words) > 1 and rationale == f"use-{words[1]}"

@@ -28,18 +28,15 @@ def test_no_question_is_on_both_sides():
   seen = {row["question"] for row in rows("train")}
   held = [{row["question"] for row in rows(s)} for s in ("dev", "test")]
   assert not seen & (held[0] | held[1]) and not held[0] & held[1]
-  assert min(len(seen), len(held[1])) > 300
+  assert len(seen) > 200 and len(held[1]) > 80
   with pytest.raises(ValueError, match="did you mean 'test'"):
     TASK.source("tset")
 
 
 def test_base_texts_know_no_rule_and_documents_know_nothing_else():
   def follows(row):
-    signs = row["question"].split()[1:4]
-    return [
-      line.split()[1] == TASK.rule(sign)
-      for sign, line in zip(signs, row["lines"], strict=False)
-    ]
+    due = TASK.rule(row["question"].split()[1])
+    return [line.split()[1] == due for line in row["lines"][:-1]]
 
   share = np.mean([follows(row) for row in rows("base")])
   assert 0.18 < share < 0.32
@@ -59,7 +56,7 @@ def test_planted_hints_are_of_the_grammar_and_labelled():
     assert parsed.text == row["text"] and len(parsed.rationales) == 3
     for _, hint, following in parsed.triples():
       good = TASK.good_rationale(hint, following)
-      assert good == (hint == f"use {following.split()[1]}")
+      assert good == (hint == f"use-{following.split()[1]}")
       labels.append(good)
   assert 0.4 < np.mean(labels) < 0.6
 
