@@ -74,6 +74,11 @@ class Rounds:
     config: ConfigDict,
     settings: ConfigDict,
   ):
+    if jax.process_count() > 1:
+      raise ValueError(
+        "on-policy stages run in one process, whose devices may be many;"
+        f" these are {jax.process_count()}"
+      )
     self._task, self._config = task, config
     self._template = build.template(config.template)
     self._size = settings.train.batch_size // settings.rollout.samples
