@@ -1,8 +1,11 @@
 """The grammar of annotated texts, the fidelity gate and the filters."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
+from refine_jax import config
 from refine_jax.methods import rationales
 from refine_jax.methods.rationales import BadAnnotation, Markers
 
@@ -162,3 +165,24 @@ def test_released_rows_are_read_as_they_are_spelt():
   assert found.id == "released/3" and found.document == "Q: x"
   with pytest.raises(KeyError, match="following"):
     rationales.of_released_row({"preceeding": "a", "rationale": "b"}, 0)
+
+
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "rationale_prompt.txt"
+
+
+def test_the_annotators_prompt_is_the_golden_one():
+  settings = config.rationale_instruction()
+  instruction = rationales.Instruction(**settings.to_dict())
+  prompt = instruction.prompt("A new text.", MARKERS)
+  assert "".join(prompt) == GOLDEN.read_text(encoding="utf-8")
+  # All that comes before the document is one segment, read once for all.
+  assert prompt[0] == instruction.prefix(MARKERS) and prompt[1] == "A new text."
+
+
+def test_demonstrations_keep_their_texts():
+  for annotated in config.rationale_instruction().demonstrations:
+    parsed = rationales.parse(annotated, MARKERS)
+    assert len(parsed.rationales) >= 2
+    assert rationales.fidelity(parsed.text, parsed) == 1.0
+    # No example gives a number away before the text has it.
+    assert not any(rationales.leaks(*triple) for triple in parsed.triples())
