@@ -242,9 +242,20 @@ def sampling(
   return ConfigDict(dict(locals()))
 
 
-def engine(*, slots: int, prompt_buckets: tuple[int, ...]) -> ConfigDict:
-  """Rows decoded together and the prompt lengths compiled for."""
-  return ConfigDict({"slots": slots, "prompt_buckets": prompt_buckets})
+def engine(
+  *,
+  slots: int,
+  prompt_buckets: tuple[int, ...],
+  memory: int = 0,
+  cache_dtype: str = "",
+) -> ConfigDict:
+  """Rows decoded together and the prompt lengths compiled for.
+
+  Args:
+    memory: bytes for keys and values; if given, they say how many slots.
+    cache_dtype: of keys and values, such as "int8"; "" for the model's.
+  """
+  return ConfigDict(dict(locals()))
 
 
 def template(

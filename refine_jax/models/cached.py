@@ -38,31 +38,80 @@ def attend_cache(
   Returns:
     out_BNH in the dtype of the queries; finite for an empty slot.
   """
+  parts = [_read(q_BNH, keys, values, lengths_R, bias, scale)]
+  if prefix is not None:
+    parts.append(_read(q_BNH, *prefix, None, scale))
+  return _merged(parts).reshape(q_BNH.shape).astype(q_BNH.dtype)
+
+
+def attend_branch(
+  q_BTNH: jax.Array,
+  k_BTKH: jax.Array,
+  v_BTKH: jax.Array,
+  prefix: tuple[Any, Any, jax.Array],
+  *,
+  scale: float,
+) -> jax.Array:
+  """Attention of rows over a kept beginning and, causally, over themselves.
+
+  Args:
+    prefix: (keys, values, lengths) as in `attend_cache`, read once for all
+      positions of all the rows that share it.
+  """
+  batch, length, heads, dim = q_BTNH.shape
+  kv_heads = k_BTKH.shape[2]
+  q_BTKGH = q_BTNH.reshape(batch, length, kv_heads, heads // kv_heads, dim)
+  scores_BTKGS = scale * jnp.einsum(
+    "BTKGH,BSKH->BTKGS", q_BTKGH, k_BTKH, preferred_element_type=jnp.float32
+  )
+  seen_TS = jnp.tril(jnp.ones((length, length), bool))
+  scores_BTKGS = jnp.where(seen_TS[:, None, None], scores_BTKGS, MASKED)
+  top_BTKG1 = jnp.max(scores_BTKGS, axis=-1, keepdims=True)
+  weights_BTKGS = jnp.exp(scores_BTKGS - top_BTKG1)
+  out_BTKGH = jnp.einsum(
+    "BTKGS,BSKH->BTKGH",
+    weights_BTKGS.astype(v_BTKH.dtype),
+    v_BTKH,
+    preferred_element_type=jnp.float32,
+  )
+  total_BTKG1 = jnp.sum(weights_BTKGS, axis=-1, keepdims=True)
+  own = [
+    x.reshape(batch * length, *x.shape[2:])
+    for x in (top_BTKG1, total_BTKG1, out_BTKGH)
+  ]
+  q_XNH = q_BTNH.reshape(batch * length, heads, dim)
+  merged = _merged([tuple(own), _read(q_XNH, *prefix, None, scale)])
+  return merged.reshape(q_BTNH.shape).astype(q_BTNH.dtype)
+
+
+def _merged(parts) -> jax.Array:
+  """Joins (best score, sum of weights, weighted values) of parts, by slot."""
+  top_BKG1 = parts[0][0]
+  for top, _, _ in parts[1:]:
+    top_BKG1 = jnp.maximum(top_BKG1, top)
+  total_BKG1 = out_BKGH = 0.0
+  for top, total, out in parts:
+    share_BKG1 = jnp.exp(top - top_BKG1)
+    total_BKG1 += share_BKG1 * total
+    out_BKGH += share_BKG1 * out
+  return out_BKGH / total_BKG1
+
+
+def _read(q_BNH, keys, values, lengths_R, bias, scale):
+  """A part for `_merged`: `[B, K, G, 1]` twice, and `[B, K, G, H]`."""
   slots, heads = q_BNH.shape[:2]
   kv_heads = keys.shape[1]
-  first = _scores(q_BNH, keys, lengths_R, bias, scale)
-  parts = [(first, values)]
-  if prefix is not None:
-    more = _scores(q_BNH, prefix[0], prefix[2], None, scale)
-    parts.append((more, prefix[1]))
+  scores = _scores(q_BNH, keys, lengths_R, bias, scale)
+  # Relative to the part's own best, so that merging touches sums alone.
+  top = jnp.max(scores, axis=-1, keepdims=True)
+  weights = jnp.exp(scores - top)
+  total = jnp.sum(weights, axis=-1, keepdims=True)
 
   def by_slot(x_RKMGX):
-    x_RMKGX = x_RKMGX.swapaxes(1, 2)
     shape = (slots, kv_heads, heads // kv_heads, x_RKMGX.shape[-1])
-    return x_RMKGX.reshape(shape)
+    return x_RKMGX.swapaxes(1, 2).reshape(shape)
 
-  tops = [jnp.max(scores, axis=-1, keepdims=True) for scores, _ in parts]
-  top_BKG1 = by_slot(tops[0])
-  for top in tops[1:]:
-    top_BKG1 = jnp.maximum(top_BKG1, by_slot(top))
-  total_BKG1 = out_BKGH = 0.0
-  for (scores, rows), top in zip(parts, tops, strict=True):
-    # Relative to the part's own best, so that merging touches sums alone.
-    weights = jnp.exp(scores - top)
-    share_BKG1 = jnp.exp(by_slot(top) - top_BKG1)
-    total_BKG1 += share_BKG1 * by_slot(jnp.sum(weights, -1, keepdims=True))
-    out_BKGH += share_BKG1 * by_slot(_weighted(weights, rows))
-  return (out_BKGH / total_BKG1).reshape(q_BNH.shape).astype(q_BNH.dtype)
+  return by_slot(top), by_slot(total), by_slot(_weighted(weights, values))
 
 
 def _scores(q_BNH, keys, lengths_R, bias, scale) -> jax.Array:

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from refine_jax.batch import Batch, Output, Params
-from refine_jax.models import attention, layers, rows
+from refine_jax.models import attention, cached, layers, rows
 from refine_jax.models import cache as caches
-from refine_jax.sharding import constrain
+from refine_jax.sharding import constrain, decoding
 
 
 def residual_init(config: Any):
@@ -234,13 +234,17 @@ class Decoder(nn.Module):
     x_BLD = self.embedder().apply(
       {"params": weights["embed"]}, tokens_BL, positions_BL
     )
+    one = tokens_BL.shape[1] == 1
+    settle = decoding if one else lambda x: x
+    x_BLD = settle(x_BLD)
     rotation = self.rotation(positions_BL)
     block = self.block(self.config)
     for i, layer in enumerate(weights["layers"]):
       variables = {"params": layer}
       q, k, v = block.apply(variables, x_BLD, rotation, method="qkv")
       q = by_layer(self.config, q, i)
-      x_BLD = block.apply(variables, x_BLD, attend(i, q, k, v), method="finish")
+      attended = attend(i, q, k, v)
+      x_BLD = settle(block.apply(variables, x_BLD, attended, method="finish"))
     return x_BLD
 
   @nn.nowrap
@@ -287,6 +291,54 @@ class Decoder(nn.Module):
     x_BPD, cache = self._append(weights, tokens_BP, lengths_B, cache, slots_B)
     norm = self.norm()
     return norm.apply({"params": weights.get("final_norm", {})}, x_BPD), cache
+
+  @nn.nowrap
+  def branches(
+    self,
+    params: Params,
+    prompt_GP: jax.Array,
+    lengths_G: jax.Array,
+    target_BT: jax.Array,
+  ) -> jax.Array:
+    """States that predict the targets of prompts that several of them share.
+
+    A prompt is read once and attended once for all its rows.
+
+    Args:
+      prompt_GP: padded right; of each, `lengths_G` tokens, one at least.
+      target_BT: padded right; B / G adjacent rows belong to a prompt.
+
+    Returns:
+      hidden_BTD as of an Output.
+    """
+    weights = self.decode_weights(params)
+    (groups, size), (batch, length) = prompt_GP.shape, target_BT.shape
+    held_G = lengths_G - 1  # what comes last predicts the first target token
+    _, cache = self._append(
+      weights,
+      prompt_GP,
+      held_G,
+      self.new_cache(groups, size),
+      jnp.arange(groups),
+    )
+    last_G1 = jnp.take_along_axis(prompt_GP, held_G[:, None], axis=1)
+    last_B1 = jnp.repeat(last_G1, batch // groups, axis=0)
+    tokens_BT = jnp.concatenate([last_B1, target_BT[:, :-1]], axis=1)
+    start_B1 = jnp.repeat(held_G, batch // groups)[:, None]
+
+    def attend(i, q_BTNH, k_BTKH, v_BTKH):
+      return cached.attend_branch(
+        q_BTNH,
+        k_BTKH,
+        v_BTKH,
+        (cache.keys[i], cache.values[i], held_G),
+        scale=self.config.head_dim**-0.5,
+      )
+
+    positions_BT = start_B1 + jnp.arange(length)
+    x_BTD = self._run(weights, tokens_BT, positions_BT, attend)
+    norm = self.norm()
+    return norm.apply({"params": weights.get("final_norm", {})}, x_BTD)
 
   @nn.nowrap
   def _append(self, weights, tokens_BP, lengths_B, cache, slots_B):
@@ -359,7 +411,8 @@ class Decoder(nn.Module):
     cache = cache.replace(
       keys=tuple(keys), values=tuple(values), lengths_B=lengths_B + grown_B
     )
-    return self._logits(weights, x_B1D[:, 0]), cache
+    logits_BV = self._logits(weights, x_B1D[:, 0])
+    return constrain(logits_BV, "replica", "vocab"), cache
 
   @nn.nowrap
   def embed(

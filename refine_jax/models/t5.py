@@ -167,6 +167,30 @@ class T5(nn.Module):
     return encoded.states_BPD
 
   @nn.nowrap
+  def branches(
+    self,
+    params: Params,
+    prompt_GP: jax.Array,
+    lengths_G: jax.Array,
+    target_BT: jax.Array,
+  ) -> jax.Array:
+    """States that predict the targets of prompts that several of them share.
+
+    A prompt is encoded once; see `decoder.Decoder.branches`.
+    """
+    mask_GP = jnp.arange(prompt_GP.shape[1]) < lengths_G[:, None]
+    each = target_BT.shape[0] // prompt_GP.shape[0]
+    segments_BT = jnp.ones_like(target_BT)  # what follows is never seen
+    inputs = t5_rows.shift(target_BT, segments_BT, self.config.decoder_start)
+
+    def run(module):
+      encoded = module._encode(prompt_GP, mask_GP)
+      encoded = jax.tree.map(lambda x: jnp.repeat(x, each, axis=0), encoded)
+      return module._decode(*inputs, encoded)
+
+    return nn.apply(run, self)({"params": params})
+
+  @nn.nowrap
   def embed(self, params: Params, prompt_BP, mask_BP) -> jax.Array:
     """Unit rows: the mean of the encoder's states, float32."""
     states_BPD = self.encode(params, prompt_BP, mask_BP).astype(jnp.float32)

@@ -57,14 +57,7 @@ def sample(
   job: Job, index: int, row: int, decoded: Any, tokenizer: Any
 ) -> Sample:
   """A row of a decoded batch as a record."""
-  count = int(decoded.counts_B[row])
-  drawn = Drawn(
-    decoded.tokens_BT[row, :count].tolist(),
-    decoded.logprobs_BT[row, :count].tolist(),
-    decoded.model_logprobs_BT[row, :count].tolist(),
-    int(decoded.finish_B[row]),
-  )
-  return record(job, index, drawn, tokenizer)
+  return record(job, index, drawn(decoded, row), tokenizer)
 
 
 class Drawn(NamedTuple):
@@ -76,9 +69,20 @@ class Drawn(NamedTuple):
   finish: int
 
 
-def record(job: Job, index: int, drawn: Drawn, tokenizer: Any) -> Sample:
+def drawn(decoded: Any, row: int) -> Drawn:
+  """A row of a decoded batch."""
+  count = int(decoded.counts_B[row])
+  return Drawn(
+    decoded.tokens_BT[row, :count].tolist(),
+    decoded.logprobs_BT[row, :count].tolist(),
+    decoded.model_logprobs_BT[row, :count].tolist(),
+    int(decoded.finish_B[row]),
+  )
+
+
+def record(job: Job, index: int, row: Drawn, tokenizer: Any) -> Sample:
   """A row as a record, cut where a stop string ends it."""
-  tokens, finish = drawn.tokens, loop.FINISH[drawn.finish]
+  tokens, finish = row.tokens, loop.FINISH[row.finish]
   shown = visible(tokens, job.sampling, tokenizer.eos_id)
   at = cut(shown, job.sampling.stop, tokenizer)
   if at is None:
@@ -90,7 +94,7 @@ def record(job: Job, index: int, drawn: Drawn, tokenizer: Any) -> Sample:
     id=f"{job.request.id}/{index}",
     text=text,
     tokens=tuple(tokens),
-    logprobs=tuple(drawn.logprobs[: len(tokens)]),
-    model_logprobs=tuple(drawn.model_logprobs[: len(tokens)]),
+    logprobs=tuple(row.logprobs[: len(tokens)]),
+    model_logprobs=tuple(row.model_logprobs[: len(tokens)]),
     finish=finish,
   )

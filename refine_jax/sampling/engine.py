@@ -8,6 +8,7 @@ decodes in static batches (`programs`).
 
 import contextlib
 import functools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,16 +17,18 @@ import numpy as np
 
 from refine_jax.data.tokenizer import encode_prompt
 from refine_jax.records import Prompt, Sample
-from refine_jax.sampling import ending
-from refine_jax.sampling import score as scoring
-from refine_jax.sampling.planning import Job, Ladders, plan, pools
+from refine_jax.sampling import budget, ending, kept
+from refine_jax.sampling.planning import Job, Ladders, plan, pools, shapes
 from refine_jax.sampling.programs import Programs
 from refine_jax.sampling.refill import Pools
+from refine_jax.sampling.scorer import Scorer
 from refine_jax.sampling.session import Session
 from refine_jax.sampling.settings import Request, Sampling
 from refine_jax.sampling.statistics import Statistics, compilations
 
 __all__ = ["Engine", "Request", "Sampling"]
+
+REPORT_SECONDS = 10
 
 
 def _counted(method):
@@ -53,7 +56,10 @@ class Engine:
     tokenizer: see `data.tokenizer`.
     mesh: where parameters live; None for one device.
     slots: rows decoded together, or several such sizes: the smallest that
-      holds what is left is taken. A number stands for itself and an eighth.
+      holds what is left is taken. A number stands for itself and an eighth;
+      None for what fits `memory`.
+    memory: bytes for keys and values over all devices; by default what the
+      devices have free, where they say so.
     prompt_buckets, token_buckets: lengths that prompts and `max_tokens` are
       rounded up to; the last ones are the limits.
     context: prompt and continuation together, at most. By default what the
@@ -68,6 +74,7 @@ class Engine:
       the families were trained with: BOS for decoder-only ones where the
       tokenizer has it, EOS for encoders.
     value_head: (params, hidden_BTD) -> values_BT, for `score`.
+    report: told the statistics while samples come, every few seconds.
   """
 
   def __init__(
@@ -76,7 +83,8 @@ class Engine:
     tokenizer: Any,
     *,
     mesh: jax.sharding.Mesh | None = None,
-    slots: int | Sequence[int] = 32,
+    slots: int | Sequence[int] | None = 32,
+    memory: int | None = None,
     prompt_buckets: Sequence[int] = (64, 128, 512, 2048),
     token_buckets: Sequence[int] = (32, 128, 512, 2048),
     context: int | None = None,
@@ -87,11 +95,14 @@ class Engine:
     bos: bool | None = None,
     eos: bool | None = None,
     value_head: Callable[..., jax.Array] | None = None,
+    report: Callable[[Statistics], None] | None = None,
   ):
     if mode not in ("refill", "static"):
       raise ValueError(f"mode = {mode!r}: not 'refill' or 'static'")
     self.family, self.tokenizer, self._mode = family, tokenizer, mode
+    self._chunk = chunk
     self.statistics = Statistics()
+    self._report, self._reported = report, time.monotonic()
     decoder_only = not family.encoder_decoder
     if context is None and decoder_only:
       context = getattr(family.config, "max_length", None)
@@ -99,6 +110,9 @@ class Engine:
       decoder_only and tokenizer.bos_id is not None if bos is None else bos
     )
     self._eos = not decoder_only if eos is None else eos
+    self._cache_dtype = cache_dtype
+    if slots is None:
+      slots = self._fitting(mesh, memory, prompt_buckets, token_buckets)
     if isinstance(slots, int):
       slots = {max(1, slots // 8), slots}
     self._ladders = Ladders(
@@ -124,8 +138,21 @@ class Engine:
       cache_dtype=cache_dtype,
     )
     self._value_head = value_head
-    self._score = jax.jit(functools.partial(scoring.score, family, value_head))
-    self._embed = jax.jit(family.embed)
+    self._scorer = Scorer(
+      family, value_head, self._programs, self._ladders, self.statistics
+    )
+
+  def _fitting(self, mesh, memory, prompt_buckets, token_buckets) -> int:
+    memory = budget.free_memory(mesh) if memory is None else memory
+    if memory is None:
+      raise ValueError("slots=None: the device does not say; give memory=bytes")
+    return budget.slots_in(
+      self.family,
+      memory,
+      prompt_length=max(prompt_buckets),
+      room=max(token_buckets),
+      dtype=self._cache_dtype,
+    )
 
   # Prompts.
 
@@ -175,6 +202,13 @@ class Engine:
     """
     return self.run(params, self._jobs(requests, sampling))
 
+  def warm_up(self, params: Any) -> None:
+    """Compiles all that `generate` and `stream` need, beam search apart."""
+    with self._counted_scope():
+      weights = self._programs.weights(params)
+      for shape in shapes(self._ladders):
+        self._pools.warm_up(weights, shape)
+
   def stream(
     self,
     params: Any,
@@ -218,13 +252,20 @@ class Engine:
     shaped = list(pools(pooled, self._ladders))
     for batch in list(plan(batched, self._ladders)):
       yield from self._run(params, batch)
+    self.statistics.requests += len(batched)
     for shape, part in shaped:
-      yield from self._refill(params, shape, part)
-    self.statistics.requests += len(jobs)
+      left = {id(job): job.request.n for job in part}
+      for job, index, sample in self._refill(params, shape, part):
+        left[id(job)] -= 1
+        self.statistics.requests += not left[id(job)]
+        yield job, index, sample
 
   def _refill(self, params, shape, jobs) -> Iterator[tuple[Job, int, Sample]]:
     """Samples of one pool, in order of completion."""
-    with self._counted_scope():
+    explained = functools.partial(
+      budget.explained, self.family, shape, self._cache_dtype
+    )
+    with self._counted_scope(), explained():
       drawn = self._pools.run(
         self._programs.weights(params),
         jobs,
@@ -234,7 +275,7 @@ class Engine:
       )
     while True:
       # Not across a yield: whoever takes the sample may compile things, too.
-      with self._counted_scope():
+      with self._counted_scope(), explained():
         found = next(drawn, None)
       if found is None:
         return
@@ -242,15 +283,23 @@ class Engine:
       sample = ending.record(job, index, row, self.tokenizer)
       self.statistics.samples += 1
       self.statistics.tokens += len(sample.tokens)
+      self._tell()
       yield job, index, sample
+
+  def _tell(self) -> None:
+    now = time.monotonic()
+    if self._report is not None and now - self._reported > REPORT_SECONDS:
+      self._reported = now
+      self._report(self.statistics)
 
   @contextlib.contextmanager
   def _counted_scope(self):
-    before = compilations()
+    before, start = compilations(), time.perf_counter()
     try:
       with self._programs.scope():
         yield
     finally:
+      self.statistics.seconds += time.perf_counter() - start
       self.statistics.compilations += compilations() - before
 
   @_counted
@@ -276,6 +325,34 @@ class Engine:
     """Conversations; see `Session`."""
     return Session(self, params, keep_end)
 
+  def kept_rows(self) -> kept.Rows | None:
+    """Rows for a session; None for a model that reads prompts as a whole."""
+    if self.family.encoder_decoder:
+      return None
+    return kept.Rows(
+      self.family,
+      self._programs,
+      self._ladders,
+      tokenizer=self.tokenizer,
+      chunk=self._chunk,
+      statistics=self.statistics,
+    )
+
+  def run_kept(
+    self, params: Any, rows: kept.Rows, jobs: Sequence[Job]
+  ) -> list[Sample]:
+    """One sample of each job on rows that are kept."""
+    with self._counted_scope():
+      drawn = rows.run(self._programs.weights(params), jobs)
+    samples = [
+      ending.record(job, 0, row, self.tokenizer)
+      for job, row in zip(jobs, drawn, strict=True)
+    ]
+    self.statistics.requests += len(samples)
+    self.statistics.samples += len(samples)
+    self.statistics.tokens += sum(len(sample.tokens) for sample in samples)
+    return samples
+
   # Scores and embeddings.
 
   @_counted
@@ -287,6 +364,8 @@ class Engine:
     values: bool = False,
   ) -> Any:
     """Log-probabilities of targets under prompts, at temperature 1.
+
+    Targets of equal prompts are scored together, their prompt read once.
 
     Args:
       params: the model's.
@@ -307,65 +386,11 @@ class Engine:
       (self.encode(p), self.encode(t, bos=False, eos=False))
       for p, t in zip(prompts, targets, strict=True)
     ]
-    shapes = [
-      (
-        self._ladders.prompt(f"prompt {i}", len(prompt)),
-        self._ladders.room(f"target {i}", len(target)),
-      )
-      for i, (prompt, target) in enumerate(pairs)
-    ]
-    out: list[Any] = [None] * len(pairs)
-    for (length, room), part, rows in self._groups(shapes):
-      batch = scoring.batch_of(
-        [pairs[i][0] for i in part],
-        [pairs[i][1] for i in part],
-        rows=rows,
-        prompt_length=length,
-        target_length=room,
-      )
-      for row, arrays in self._fetch(self._score, params, batch):
-        if row < len(part):
-          size = len(pairs[part[row]][1])
-          out[part[row]] = tuple(array[:size] for array in arrays)
-    logprobs = [arrays[0] for arrays in out]
-    return (logprobs, [arrays[1] for arrays in out]) if values else logprobs
+    found = self._scorer.score(params, pairs)
+    logprobs = [arrays[0] for arrays in found]
+    return (logprobs, [arrays[1] for arrays in found]) if values else logprobs
 
   @_counted
   def embed(self, params: Any, texts: Sequence[Prompt | str]) -> np.ndarray:
     """One unit row per text, float32."""
-    encoded = [self.encode(text) for text in texts]
-    shapes = [
-      (self._ladders.prompt(f"text {i}", len(ids)),)
-      for i, ids in enumerate(encoded)
-    ]
-    out: list[Any] = [None] * len(encoded)
-    for (length,), part, rows in self._groups(shapes):
-      arrays = scoring.prompts_of(
-        [encoded[i] for i in part], rows=rows, length=length
-      )
-      for row, (vector,) in self._fetch(
-        lambda params, both: (self._embed(params, *both),), params, arrays
-      ):
-        if row < len(part):
-          out[part[row]] = vector
-    if not out:
-      return np.zeros((0, 0), np.float32)
-    return np.stack(out).astype(np.float32)
-
-  def _groups(self, shapes):
-    """(shape, indices, rows) of batches that share a shape."""
-    for shape in sorted(set(shapes)):
-      members = [i for i, s in enumerate(shapes) if s == shape]
-      most = self._ladders.slots[-1]
-      for start in range(0, len(members), most):
-        part = members[start : start + most]
-        rows = next(s for s in self._ladders.slots if s >= len(part))
-        yield shape, part, rows
-
-  def _fetch(self, program, params, host_batch):
-    """Runs a batch; yields (row, its arrays)."""
-    with self._programs.scope():
-      found = program(params, self._programs.put(host_batch))
-      arrays = jax.device_get(found)
-    self.statistics.syncs += 1
-    yield from enumerate(zip(*arrays, strict=True))
+    return self._scorer.embed(params, [self.encode(text) for text in texts])

@@ -195,10 +195,25 @@ def pools(
 def _shape(jobs, ladders, many, room, length) -> Shape:
   asked = sum(job.request.n for job in jobs)
   slots = next((s for s in ladders.slots if s >= asked), ladders.slots[-1])
-  group = 1
-  if many and slots % MANY == 0:
-    group = slots if len(jobs) == 1 else MANY
+  groups = _groups(ladders, slots)
+  group = groups[0] if not many else groups[-1 if len(jobs) == 1 else 1]
   return Shape(slots, group, length, room)
+
+
+def _groups(ladders: Ladders, slots: int) -> tuple[int, ...]:
+  """Slots per prompt: for few samples, for many, and for a prompt alone."""
+  if ladders.slots[-1] // 2 < MANY or slots % MANY:
+    return (1, 1)
+  return (1, MANY, slots)
+
+
+def shapes(ladders: Ladders) -> Iterator[Shape]:
+  """All that `pools` can ask for."""
+  for slots, length, room in itertools.product(
+    ladders.slots, ladders.prompts, ladders.tokens
+  ):
+    for group in sorted(set(_groups(ladders, slots))):
+      yield Shape(slots, group, length, room)
 
 
 def _batches(rows, ladders, beams, length, room) -> Iterator[Plan]:

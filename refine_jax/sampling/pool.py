@@ -361,7 +361,7 @@ def refill(family, slots: Slots, queue: Queue) -> tuple[Slots, Queue]:
   return _begin(family, slots, queue), queue
 
 
-def _step(family, weights, slots: Slots, log: Log) -> tuple[Slots, Log]:
+def step(family, weights, slots: Slots, log: Log) -> tuple[Slots, Log]:
   """One more token for every running slot."""
   active_B = slots.finish_B == loop.RUNNING
   logits_BV, cache = family.step(weights, slots.cache, slots.last_B, active_B)
@@ -401,7 +401,7 @@ def _line(log: Log, name: str, values_B) -> jax.Array:
   )
 
 
-def _empty_log(steps: int, slots: int) -> Log:
+def empty_log(steps: int, slots: int) -> Log:
   ids_CB = jnp.full((steps, slots), IDLE, jnp.int32)
   floats_CB = jnp.zeros((steps, slots), jnp.float32)
   zero = jnp.int32(0)
@@ -444,30 +444,30 @@ def chunk(
   """
   size = slots.finish_B.shape[0]
 
-  def goes_on(slots, queue, log):
+  def goes_on(slots, queue, log, refillable):
     running_B = slots.finish_B == loop.RUNNING
-    starved = (
-      more & (queue.head == queue.tail) & (jnp.sum(~running_B) > size // 8)
-    )
-    return (log.steps < steps) & jnp.any(running_B) & ~starved
+    empty = (queue.head == queue.tail) & ~refillable
+    starved = more & empty & (jnp.sum(~running_B) > size // 8)
+    busy = jnp.any(running_B) | refillable
+    return (log.steps < steps) & busy & ~starved
 
   def outer(carry):
     slots, queue, log = carry
+    slots, queue = refill(family, slots, queue)
     slots, log = jax.lax.while_loop(
       lambda both: (
-        goes_on(both[0], queue, both[1]) & ~_refillable(both[0], queue)
+        ~_refillable(both[0], queue)
+        & goes_on(both[0], queue, both[1], jnp.bool_(False))
       ),
-      lambda both: _step(family, weights, *both),
+      lambda both: step(family, weights, *both),
       (slots, log),
     )
-    slots, queue = refill(family, slots, queue)
     return slots, queue, log
 
-  slots, queue = refill(family, _halt(slots, *halted), queue)
   slots, queue, log = jax.lax.while_loop(
-    lambda carry: goes_on(*carry),
+    lambda carry: goes_on(*carry, _refillable(carry[0], carry[1])),
     outer,
-    (slots, queue, _empty_log(steps, size)),
+    (_halt(slots, *halted), queue, empty_log(steps, size)),
   )
   return (
     slots,

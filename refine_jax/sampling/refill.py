@@ -79,6 +79,46 @@ class Pools:
       bind(pool.chunk, family, steps=chunk), donate_argnums=(1, 2)
     )
 
+  def rung(self, shape: Shape, tokens: int) -> int:
+    """The length that so many tokens of a prompt are read at."""
+    most = shape.prompt_length
+    return next((n for n in self.lengths if tokens <= n < most), most)
+
+  def at_once(self, shape: Shape, length: int) -> int:
+    """Prompts read at once: one size per length, so one program."""
+    few = max(1, shape.places // 8)
+    return max(1, min(few, self.prefill_tokens // length))
+
+  def warm_up(self, weights: Any, shape: Shape) -> None:
+    """Compiles everything that a pool of this shape may need."""
+    slots, queue = self.empty(shape)
+    lengths = {self.rung(shape, n) for n in (*self.lengths, 1)}
+    for length in sorted(n for n in lengths if n <= shape.prompt_length):
+      size = self.at_once(shape, length)
+      prompt_RP = np.zeros((size, length), np.int32)
+      lengths_R = np.zeros((size,), np.int32)
+      nowhere_R = np.full((size,), shape.places, np.int32)
+      arrays = (prompt_RP, lengths_R, nowhere_R, np.int32(0))
+      queue = self.read(weights, queue, *self.put(arrays))
+    queue = self.spread(queue)
+    none_E = np.zeros((shape.slots,), np.int32)
+    settings = rows([], eos_id=self.eos_id, size=shape.slots)
+    queue = self.enqueue(queue, *self.put((settings, none_E, none_E)))
+    arrays = (np.bool_(False), (none_E, none_E))
+    self.chunk(weights, slots, queue, *self.put(arrays))
+
+  def empty(self, shape: Shape) -> tuple[pool.Slots, pool.Queue]:
+    slots = self.empty_slots(
+      slots=shape.slots,
+      group=shape.group,
+      room=shape.room,
+      prompt_length=shape.prompt_length,
+    )
+    queue = self.empty_queue(
+      places=shape.places, length=shape.prompt_length, tickets=shape.tickets
+    )
+    return slots, queue
+
   def run(
     self,
     weights: Any,
@@ -97,7 +137,6 @@ class _Run:
   def __init__(self, pools, weights, jobs, shape, tokenizer, statistics):
     self._pools, self._weights, self._shape = pools, weights, shape
     self._tokenizer, self._statistics = tokenizer, statistics
-    self._jobs = collections.deque(jobs)
     self._left = sum(job.request.n for job in jobs)
     self._parts = max(1, -(-shape.groups // len(jobs)))
     self._tickets: dict[int, _Ticket] = {}
@@ -108,16 +147,10 @@ class _Run:
     self._users = collections.Counter()  # tickets not yet taken, by place
     self._halted: dict[int, tuple[int, int]] = {}
     self._cut = False  # whether any ever was
-    self._slots = pools.empty_slots(
-      slots=shape.slots,
-      group=shape.group,
-      room=shape.room,
-      prompt_length=shape.prompt_length,
-    )
-    self._queue = pools.empty_queue(
-      places=shape.places, length=shape.prompt_length, tickets=shape.tickets
-    )
+    self._slots, self._queue = pools.empty(shape)
     self._held = self._read_shared(jobs)
+    # Prompts that are read at one length stay together.
+    self._jobs = collections.deque(sorted(jobs, key=self._length))
 
   def samples(self) -> Iterator[tuple[Job, int, Drawn]]:
     logs: collections.deque[pool.Log] = collections.deque()
@@ -146,12 +179,17 @@ class _Run:
   def _feed(self) -> None:
     """Reads prompts while there is place, and gives tickets for them."""
     while self._jobs and self._free:
-      size = self._rows(self._length(self._jobs[0]))
-      some = min(len(self._jobs), len(self._free))
+      length = self._length(self._jobs[0])
+      size = self._pools.at_once(self._shape, length)
       hungry = self._given - self._taken < self._shape.groups // 2
-      if some < size and some < len(self._jobs) and not hungry:
+      if len(self._free) < min(size, len(self._jobs)) and not hungry:
         break  # better a full batch later
-      self._read_jobs([self._jobs.popleft() for _ in range(min(some, size))])
+      part = []
+      while len(part) < min(size, len(self._free)) and self._jobs:
+        if self._length(self._jobs[0]) != length:
+          break
+        part.append(self._jobs.popleft())
+      self._read_jobs(part)
     self._deal()
 
   def _read_jobs(self, jobs: list[Job]) -> None:
@@ -176,8 +214,9 @@ class _Run:
       whole: the last token is read as well.
     """
     held = 0 if whole else self._held
-    length = self._rung(max(len(ids) for ids, _ in asked))
-    size = self._rows(length)
+    longest = max(len(ids) for ids, _ in asked)
+    length = self._pools.rung(self._shape, longest)
+    size = self._pools.at_once(self._shape, length)
     prompt_RP = np.zeros((size, length), np.int32)
     lengths_R = np.zeros((size,), np.int32)
     places_R = np.full((size,), self._shape.places, np.int32)
@@ -197,16 +236,8 @@ class _Run:
     self._statistics.prompt_padding += prompt_RP.size - tokens - last
 
   def _length(self, job: Job) -> int:
-    return self._rung(len(job.ids) - self._held)
-
-  def _rung(self, tokens: int) -> int:
-    most = self._shape.prompt_length
-    return next((n for n in self._pools.lengths if tokens <= n < most), most)
-
-  def _rows(self, length: int) -> int:
-    """Prompts read at once: one size per length, so one program."""
-    few = max(1, self._shape.places // 8)
-    return max(1, min(few, self._pools.prefill_tokens // length))
+    """What the part of a prompt that is read is rounded up to."""
+    return self._pools.rung(self._shape, len(job.ids) - self._held)
 
   def _deal(self) -> None:
     """Gives tickets for prompts that were read, as far as the ring has room."""

@@ -25,7 +25,8 @@ class Session:
 
   What was sampled is continued by its own ids; nothing is decoded and
   tokenised again. The id that ended a sample (EOS, a stop id) does not stay
-  in the conversation unless `keep_end`.
+  in the conversation unless `keep_end`. A decoder-only model keeps every
+  conversation's row on the device and reads only what it does not hold.
 
   A conversation's randomness follows from its name and its length, so two
   with the same name, settings and history go on alike, in any engine.
@@ -34,6 +35,7 @@ class Session:
   def __init__(self, engine: "Engine", params: Any, keep_end: bool = False):
     self._engine, self._params, self._keep_end = engine, params, keep_end
     self._open: dict[str, _Conversation] = {}
+    self._rows = engine.kept_rows()
     self._numbers = itertools.count()
 
   def open(self, prompt: Prompt | str, name: str | None = None) -> str:
@@ -49,6 +51,13 @@ class Session:
     """Adds segments that were not sampled."""
     ids = self._engine.encode(segments, bos=False, eos=False)
     self._of(id).ids.extend(ids)
+
+  def rewrite(self, id: str, prompt: Prompt | str) -> None:
+    """Puts another prompt in the place of all there was.
+
+    What both begin with is not read again.
+    """
+    self._of(id).ids = list(self._engine.encode(prompt, eos=False))
 
   def fork(self, id: str, n: int) -> list[str]:
     """n conversations that begin as this one, which stays open."""
@@ -74,9 +83,8 @@ class Session:
       )
       for id in ids
     ]
-    groups = self._engine.run(self._params, jobs)
     samples = []
-    for id, (sample,) in zip(ids, groups, strict=True):
+    for id, sample in zip(ids, self._run(jobs), strict=True):
       conversation = self._of(id)
       tokens = list(sample.tokens)
       if not self._keep_end:
@@ -88,6 +96,11 @@ class Session:
       conversation.turns += 1
     return samples
 
+  def _run(self, jobs: Sequence[Job]) -> list[Sample]:
+    if self._rows is None or any(job.sampling.beams > 1 for job in jobs):
+      return [sample for (sample,) in self._engine.run(self._params, jobs)]
+    return self._engine.run_kept(self._params, self._rows, jobs)
+
   def tokens(self, id: str) -> tuple[int, ...]:
     """All ids of a conversation so far."""
     return tuple(self._of(id).ids)
@@ -95,6 +108,8 @@ class Session:
   def close(self, id: str) -> None:
     self._of(id)
     del self._open[id]
+    if self._rows is not None:
+      self._rows.forget(id)
 
   def _of(self, id: str) -> _Conversation:
     if id not in self._open:

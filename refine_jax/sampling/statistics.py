@@ -1,6 +1,7 @@
 """What an engine has done, in exact counts."""
 
 import dataclasses
+from typing import Any
 
 import jax
 
@@ -36,6 +37,7 @@ class Statistics:
       those in which the slot was running.
     compilations: programs compiled during the engine's calls.
     syncs: times the host waited for the device.
+    seconds: spent generating, as far as samples were waited for.
   """
 
   requests: int = 0
@@ -48,11 +50,36 @@ class Statistics:
   used_slot_steps: int = 0
   compilations: int = 0
   syncs: int = 0
+  seconds: float = 0.0
 
   @property
   def slot_use(self) -> float:
     """The fraction of slots that were running, over all decoding steps."""
     return self.used_slot_steps / self.slot_steps if self.slot_steps else 0.0
+
+  @property
+  def tokens_per_second(self) -> float:
+    return self.tokens / self.seconds if self.seconds else 0.0
+
+  def metrics(self) -> dict[str, float]:
+    """All of it, for a metrics file."""
+    found = {f"engine/{k}": float(v) for k, v in vars(self).items()}
+    found["engine/slot_use"] = self.slot_use
+    found["engine/tokens_per_second"] = self.tokens_per_second
+    return found
+
+  def __str__(self) -> str:
+    return (
+      f"{self.requests} requests and {self.samples} samples done,"
+      f" {self.tokens_per_second:.0f} tokens/s, slot use {self.slot_use:.2f}"
+    )
+
+  def count(self, progress: Any, slots: int) -> None:
+    """Adds the steps of a finished batch (`loop.Progress`)."""
+    steps, used = jax.device_get((progress.steps, progress.used))
+    self.steps += int(steps)
+    self.slot_steps += int(steps) * slots
+    self.used_slot_steps += int(used)
 
   def clear(self) -> None:
     for field in dataclasses.fields(self):

@@ -310,7 +310,9 @@ def engine(model: Model, config: ConfigDict, tokens: int) -> Engine:
     model.module,
     model.tokenizer,
     mesh=model.mesh,
-    slots=config.slots,
+    slots=None if config.get("memory") else config.slots,
+    memory=config.get("memory") or None,
+    cache_dtype=config.get("cache_dtype") or None,
     prompt_buckets=tuple(config.prompt_buckets),
     token_buckets=(tokens,),
   )

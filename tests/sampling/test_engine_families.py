@@ -110,3 +110,51 @@ def test_eight_devices(found):
   engine.statistics.clear()
   engine.generate(placed, REQUESTS[::-1])
   assert engine.statistics.compilations == 0
+
+
+@pytest.mark.parametrize("found", ["llama", "galactica"], indirect=True)
+def test_a_conversation_reads_only_what_is_new(found):
+  """And goes on as if it had read everything."""
+  engine, params, _ = found
+  sampling = Sampling(temperature=1.0, max_tokens=2, min_tokens=2)
+  session = engine.session(params)
+  names = [session.open(text) for text in ("abc", "hgf")]
+  history = {name: session.tokens(name) for name in names}
+  for turn in range(3):
+    if turn:
+      session.append(names[0], "de")
+      session.append(names[1], "g")
+    due = 2 * 4 if not turn else (2 + 1) + (1 + 1)
+    prompts = [session.tokens(name) for name in names]
+    engine.statistics.clear()
+    samples = session.generate(names, sampling)
+    assert engine.statistics.prompt_tokens == due
+    scores = engine.score(
+      params, [(p[1:],) for p in prompts], [(s.tokens,) for s in samples]
+    )
+    for name, sample, score in zip(names, samples, scores, strict=True):
+      np.testing.assert_allclose(score, sample.model_logprobs, atol=1e-4)
+      assert session.tokens(name)[: len(history[name])] == history[name]
+  # A fork begins as a copy; a rewritten prompt keeps the common beginning.
+  engine.statistics.clear()
+  (fork,) = session.fork(names[0], 1)
+  whole = session.tokens(names[0])
+  session.generate([fork], sampling)
+  assert engine.statistics.prompt_tokens == 1
+  session.rewrite(names[0], ("ab", (9, 9)))
+  session.generate([names[0]], sampling)
+  assert engine.statistics.prompt_tokens == 1 + 2
+  assert whole[:3] == session.tokens(names[0])[:3]
+
+
+def test_candidates_share_their_prompt(found):
+  """Scores are those of pairs scored one by one; the prompt is read once."""
+  engine, params, _ = found
+  prompts = ["abcdef"] * 3 + ["gh"] * 2 + ["e"]
+  targets = ["ab", "c", "dcba", "hh", "a", "fg"]
+  engine.statistics.clear()
+  together = engine.score(params, prompts, targets)
+  assert engine.statistics.prompt_tokens == 7 + 3 + 2  # each with BOS or EOS
+  for prompt, target, score in zip(prompts, targets, together, strict=True):
+    (alone,) = engine.score(params, [prompt], [target])
+    np.testing.assert_allclose(score, alone, atol=1e-5)
