@@ -8,8 +8,10 @@ is derived here. Axes are Auto: GSPMD fills in the rest.
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("slice", "data", "fsdp", "tensor")
@@ -18,6 +20,7 @@ MESH_AXES = ("slice", "data", "fsdp", "tensor")
 # on width over the batch's axis, XLA would replicate it at every lookup.
 RULES: dict[str, tuple[str, ...]] = {
   "batch": ("slice", "data", "fsdp"),
+  "replica": ("slice", "data"),  # rows of a decoding step, see `decoding`
   "table": ("fsdp", "tensor"),  # rows of an embedding table
   "table_width": (),
   "vocab": ("tensor",),  # columns of an untied head, logits
@@ -59,11 +62,26 @@ def make_mesh(
       f"mesh {sizes} does not fit {devices.size} devices: the sizes must"
       " multiply to that number"
     )
-  return jax.make_mesh(
-    tuple(sizes.values()),
+  return Mesh(
+    _arranged(tuple(sizes.values()), list(devices.flat)),
     MESH_AXES,
     axis_types=(AxisType.Auto,) * len(MESH_AXES),
-    devices=list(devices.flat),
+  )
+
+
+def _arranged(sizes: tuple[int, ...], devices: list[Any]) -> np.ndarray:
+  """Neighbours on an axis are neighbours in the machine, where it can be."""
+  slices = {getattr(device, "slice_index", 0) for device in devices}
+  if len(slices) > 1 and sizes[0] == len(slices):
+    return mesh_utils.create_hybrid_device_mesh(
+      (1, *sizes[1:]),
+      (sizes[0],) + (1,) * (len(sizes) - 1),
+      devices=devices,
+      allow_split_physical_axes=True,
+    )
+  # An axis may be a part of one of the machine's: 32 of 4 x 4 x 4.
+  return mesh_utils.create_device_mesh(
+    sizes, devices, allow_split_physical_axes=True
   )
 
 
@@ -88,6 +106,46 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
   if mesh.empty or mesh.size == 1:
     return x
   return jax.lax.with_sharding_constraint(x, spec(axes, x.shape, mesh))
+
+
+def decoding(x: jax.Array) -> jax.Array:
+  """Lays the residual stream of a decoding step out, `[B, ..., D]`.
+
+  Its width lies as the rows of the matrices that read it do. So a product
+  sums over `fsdp` what each device makes of its part of a matrix, and the few
+  activations of a step travel instead of every parameter.
+  """
+  return constrain(x, "replica", *(None,) * (x.ndim - 2), "embed")
+
+
+def row(x: jax.Array, index: jax.Array, *axes: str | None) -> jax.Array:
+  """`x[index][None]`, of an array whose rows lie on several devices.
+
+  Whoever has the row sends it. Left to the partitioner, every device would be
+  sent all the rows first.
+
+  Args:
+    x: laid out over `axes`, the first of them its rows'.
+    index: a scalar, of a row that exists.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  where = None if mesh.empty else spec(axes, x.shape, mesh)
+  if not where or not where[0]:
+    return jax.lax.dynamic_index_in_dim(x, index, 0, keepdims=True)
+  names = where[0]
+
+  def send(mine, index):
+    first = jax.lax.axis_index(names) * mine.shape[0]
+    at = jnp.clip(index - first, 0, mine.shape[0] - 1)
+    found = jax.lax.dynamic_index_in_dim(mine, at, 0, keepdims=True)
+    here = index - first == at
+    return jax.lax.psum(jnp.where(here, found, 0), names)
+
+  return jax.shard_map(
+    send,
+    in_specs=(where, PartitionSpec()),
+    out_specs=PartitionSpec(None, *where[1:]),
+  )(x, index)
 
 
 def of_variables(abstract_variables: Any, mesh: Mesh) -> Any:
