@@ -78,7 +78,7 @@ def _small(args):
     completion=config.sampling(max_tokens=28),
     feedback=config.sampling(max_tokens=60),
     train_actor=_train(3e-3, 2400, best_metric="answer"),
-    train_critic=_train(2e-3, 800, best_metric="disc"),
+    train_critic=_train(2e-3, 2400, best_metric="balanced"),
     make_data=config.make_mathcritique_data(
       grammar="compact",
       annotator="oracle",

@@ -93,7 +93,7 @@ def _paper(args):
     feedback=config.sampling(max_tokens=1536),  # source: repository
     train_actor=_train(2 * updates, best_metric="answer"),
     # Three epochs over 76,321 rows; source: unverified (a sibling has five).
-    train_critic=_train(3 * 76_321 // 256, best_metric="disc"),
+    train_critic=_train(3 * 76_321 // 256, best_metric="balanced"),
     make_data=config.make_mathcritique_data(),
     self_improve=config.make_self_improve_data(),
     self_talk=config.make_self_talk_data(),

@@ -34,7 +34,9 @@ class Case:
 def discriminability(cases: Sequence[Case]) -> dict[str, float]:
   """`disc`, the share of right verdicts; `disc_c` and `disc_i` on right and on
   wrong responses; an unreadable verdict is wrong, and `parsed` says how rare
-  they are. A set without such responses has no figure."""
+  they are. `balanced` is the mean of the two sides: by it, a critic that always
+  says one thing is never the best. A set without such responses has no
+  figure."""
   rows = {
     "disc": [c.said == c.right for c in cases],
     "disc_c": [c.said is True for c in cases if c.right],
@@ -44,7 +46,9 @@ def discriminability(cases: Sequence[Case]) -> dict[str, float]:
       c.found == c.first_error for c in cases if c.first_error is not None
     ],
   }
-  return {k: 100 * float(np.mean(v)) for k, v in rows.items() if v}
+  found = {k: 100 * float(np.mean(v)) for k, v in rows.items() if v}
+  sides = [found[k] for k in ("disc_c", "disc_i") if k in found]
+  return {**found, "balanced": float(np.mean(sides))} if sides else found
 
 
 def helpfulness(cases: Sequence[Case]) -> dict[str, float]:

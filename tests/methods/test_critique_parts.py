@@ -117,6 +117,7 @@ def test_discriminability_by_hand():
     "disc_i": 50.0,
     "parsed": 75.0,
     "first_error": 50.0,
+    "balanced": 50.0,
   }
 
 
@@ -124,6 +125,7 @@ def test_a_critic_that_always_says_wrong():
   cases = [Case(right, False) for right in (True, True, False)]
   found = critic_metrics.discriminability(cases)
   assert found["disc_c"] == 0 and found["disc_i"] == 100
+  assert found["balanced"] == 50
 
 
 def test_helpfulness_by_hand():
