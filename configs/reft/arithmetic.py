@@ -2,7 +2,7 @@
 
     --config=configs/reft/arithmetic.py[:arm=...,variant=...,seed=...]
 
-A model of 150k parameters warms up on 2,000 problems and then learns from
+A model of 150k parameters warms up on 1,000 problems and then learns from
 checked rewards alone; fresh problems for every seed. `gold=random` shows one
 of the valid programs of a problem, `canonical` always the one in the story's
 order: much of what is gained over `random` is that PPO settles on one.
@@ -18,12 +18,12 @@ def get_config(text=""):
     form="program",
     gold="random",
     difficulty=3,
-    rows=2000,
+    rows=1000,
     arm="warm_start",
     variant="paper",
     rate=0.0,
-    rounds=600,
-    warm=600,
+    rounds=500,
+    warm=400,
     seed=0,
     smoke=False,
   )
@@ -75,8 +75,8 @@ def _experiment(args):
       "warm_start": 1e-3,
       "sft": 1e-3,
       "offline": 1e-3,
-      "reft": 3e-4,
-      "online_st": 3e-4,
+      "reft": 1e-3,
+      "online_st": 1e-3,
     },
     rate=args.rate,
     arm=args.arm,

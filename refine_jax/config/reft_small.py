@@ -80,7 +80,12 @@ def small_reft(
 
   every = max(50, rounds // 12)
   steps = warm if arm == "warm_start" else warm + 2 * rounds
-  on_policy_run = {"eval_every": every, "save_every": every}
+  # Constant rates end with an entropy near 0 and then fall.
+  on_policy_run = {
+    "eval_every": every,
+    "save_every": every,
+    "schedule": "linear",
+  }
   sampled = blocks.sampling(max_tokens=max_target, temperature=1.0)
   data = blocks.data(
     max_prompt=max_prompt, max_target=max_target, batching=batching
