@@ -12,8 +12,6 @@ warm-up is an early epoch of the supervised run, `sft`, and the reference. What
 has no published row (LLaMA, T5, 34B) has the values of the 7B models.
 """
 
-import math
-
 from refine_jax import config
 
 # Task -> rows of programs and of text; updates between evaluations of offline
@@ -113,7 +111,7 @@ def _rows(args):
 
 def _supervised(args):
   """Scripts of SFT, and of offline self-training, from the base model."""
-  epoch = math.ceil(_rows(args) / SFT_BATCH)
+  epoch = -(-_rows(args) // SFT_BATCH)
   settings = {
     "batch_size": SFT_BATCH,
     "micro_batches": 8,
@@ -149,7 +147,7 @@ def _supervised(args):
 def _on_policy(args, micro_batches=8, **settings):
   """Constant rate, no warm-up, no decay of weights, gradients clipped at 1."""
   column = _column(args)
-  epoch = math.ceil(_rows(args) / BATCH[column])
+  epoch = -(-_rows(args) // BATCH[column])
   return config.train(
     steps=epoch * EPOCHS[column],
     batch_size=BATCH[column],
@@ -167,7 +165,7 @@ def _on_policy(args, micro_batches=8, **settings):
 
 def _experiment(args):
   path, column = MODELS[args.model]
-  epoch = math.ceil(_rows(args) / SFT_BATCH)
+  epoch = -(-_rows(args) // SFT_BATCH)
   warm = config.checkpoint(f"../sft/checkpoints/{epoch * _warm_epochs(args)}")
   published = SEED.get(column, 42) if args.task in ("gsm8k", "svamp") else 42
   # Prompt and completion: 300 and 700 together; codegen on svamp 500.
@@ -226,7 +224,7 @@ def _reranker(args):
   source: unverified how many distinct samples there are; every problem's 100
   are taken as distinct.
   """
-  steps = math.ceil(3 * 100 * _rows(args) / 24)
+  steps = -(-3 * 100 * _rows(args) // 24)
   return config.reranker_training(
     1e-6, steps, 24, eval_every=1000, eval_rows=500, micro_batches=3
   )

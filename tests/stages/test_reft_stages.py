@@ -180,6 +180,7 @@ def test_everything_else_switched(tmp_path):
   )
   config.train_reft.rollout.update(samples=2, temperature=1.3)
   config.train_reft.ppo.update(
+    passes=3,
     minibatch=0,
     kl_kind="k3",
     kl_target=0.0,
@@ -194,8 +195,8 @@ def test_everything_else_switched(tmp_path):
   run(train_reft, config, root / "other")
   found = [r for r in rows(root / "other") if "round" in r]
   assert [r["kl_coefficient"] for r in found] == [0, 0]
-  # The first pass has moved the policy; there is no second.
-  assert [r["passes"] for r in found] == [1, 1]
+  # The second pass finds the policy moved by the first; there is no third.
+  assert [r["passes"] for r in found] == [2, 2]
   assert found[0]["ratio_gap_first"] <= 1e-5
 
 
