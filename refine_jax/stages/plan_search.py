@@ -142,27 +142,30 @@ def _at(config: ConfigDict, name: str) -> ConfigDict:
 
 def placement(
   config: ConfigDict, stage: str, devices: int, slices: int
-) -> Change | None:
-  """A mesh on which the stage's batches lie, if the config leaves it open.
+) -> list[tuple[str, object]]:
+  """Flags for a mesh on which the stage's batches lie.
 
   With `mesh.fsdp=-1` all devices share the rows of a batch. Where there are
   more devices than rows, the rest becomes a tensor axis.
+
+  Args:
+    devices: of one slice.
+    slices: how many there are.
   """
   if stage not in config or "train" not in config[stage]:
-    return None
+    return []
   sizes, train = config.mesh, config[stage].train
   rows = train.batch_size
   if stage == "train_reft":
     rows = config[stage].ppo.minibatch or rows
-  left = devices // (max(1, sizes.data) * sizes.tensor)
+  ways = slices * devices // (max(1, sizes.data) * sizes.tensor)
   flags: list[tuple[str, object]] = []
-  if sizes.fsdp == -1 and rows % left:
-    ways = math.gcd(rows, left)
-    flags.append(("mesh.tensor", sizes.tensor * left // ways))
-    left = ways
-  elif rows % left:
-    return None
-  pieces = train.micro_batches
-  if rows // pieces < left:  # rows of a piece for every device
-    flags.append((f"{stage}.train.micro_batches", max(1, rows // left)))
-  return flags or None
+  if rows % ways:
+    fitting = math.gcd(rows, ways)
+    if sizes.fsdp != -1 or fitting % slices:
+      return []
+    flags.append(("mesh.tensor", sizes.tensor * ways // fitting))
+    ways = fitting
+  if rows // train.micro_batches < ways:  # rows of a piece for every device
+    flags.append((f"{stage}.train.micro_batches", rows // ways))
+  return flags

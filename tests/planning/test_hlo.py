@@ -1,0 +1,115 @@
+"""FLOPs and collectives of a partitioned program, against arithmetic."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from refine_jax import sharding
+from refine_jax.planning import hlo, topologies
+from refine_jax.planning.compiled import bytes_per_device, measure
+
+ROWS, WIDTH, LAYERS = 16, 64, 5
+TOPOLOGY = topologies.parse("cpu:8")
+
+
+@pytest.fixture(scope="module")
+def mesh():
+  return sharding.make_mesh(devices=TOPOLOGY.devices())
+
+
+def shaped(mesh, shape, *spec):
+  where = NamedSharding(mesh, PartitionSpec(*spec))
+  return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=where)
+
+
+def compiled(mesh, function, *arguments, steps=1, donate=()):
+  with jax.set_mesh(mesh):
+    lowered = jax.jit(function, donate_argnums=donate).lower(*arguments)
+  return measure("p", lowered, arguments, TOPOLOGY, steps=steps)
+
+
+def test_a_scan_counts_as_often_as_it_runs(mesh):
+  x = shaped(mesh, (ROWS, WIDTH), "fsdp")
+  w = shaped(mesh, (LAYERS, WIDTH, WIDTH), None, "fsdp")
+
+  def stack(x, w):
+    return jax.lax.scan(lambda x, w: (jnp.sin(x @ w), None), x, w)[0]
+
+  program = compiled(mesh, stack, x, w)
+  layer = 2 * (ROWS // 8) * WIDTH * WIDTH
+  assert program.flops == LAYERS * layer
+  gathers = program.collectives["all-gather"]
+  # Every layer's matrix, less the eighth that lies there already.
+  assert gathers.bytes == LAYERS * WIDTH * WIDTH * 4 * 7 / 8
+  assert gathers.count == LAYERS
+  assert max(size for _, size in program.gathers) == WIDTH * WIDTH * 4
+  assert bytes_per_device((x, w)) == program.argument_bytes
+
+
+def test_a_loop_only_the_data_end_counts_the_steps_given(mesh):
+  x = shaped(mesh, (ROWS, WIDTH), "fsdp")
+  w = shaped(mesh, (WIDTH, WIDTH))
+
+  def loop(x, w):
+    return jax.lax.while_loop(lambda x: x.sum() > 0, lambda x: x @ w, x)
+
+  once = 2 * (ROWS // 8) * WIDTH * WIDTH
+  assert compiled(mesh, loop, x, w).flops == once
+  assert compiled(mesh, loop, x, w, steps=7).flops == 7 * once
+
+
+def test_donation_and_an_all_reduce(mesh):
+  x = shaped(mesh, (ROWS, WIDTH), "fsdp")
+  total = shaped(mesh, (WIDTH, WIDTH))
+  program = compiled(mesh, lambda total, x: total + x.T @ x, total, x, donate=0)
+  assert program.donated_bytes == WIDTH * WIDTH * 4
+  assert program.collectives["all-reduce"].bytes == pytest.approx(
+    2 * WIDTH * WIDTH * 4 * 7 / 8
+  )
+  # What is donated is not counted twice.
+  assert program.peak_bytes == program.argument_bytes + program.temp_bytes
+
+
+@pytest.mark.parametrize(
+  ("groups", "size"),
+  [
+    ("replica_groups=mesh['a'=2,'b'=4] {'b'}", 4),
+    ("replica_groups=mesh['a'=2,'b'=4] {'a','b'}", 8),
+    ("replica_groups=mesh['a'=8] {'a':(1)2}", 2),
+    ("replica_groups=[2,4]<=[8]", 4),
+    ("replica_groups={{0,1},{2,3},{4,5},{6,7}}", 2),
+    ("replica_groups={}", 8),
+  ],
+)
+def test_groups_in_every_spelling(groups, size):
+  text = f"""HloModule m
+
+ENTRY %main (p: f32[4]) -> f32[16] {{
+  %p = f32[4]{{0}} parameter(0)
+  ROOT %g = f32[16]{{0}} all-gather(%p), {groups}, dimensions={{0}}
+}}
+"""
+  found = hlo.Module(text, 8).cost().collectives["all-gather"]
+  assert found.bytes == 64 * (size - 1) / size
+
+
+def test_of_branches_the_dearest_counts():
+  text = """HloModule m
+
+%cheap (a: f32[8,8]) -> f32[8,8] {
+  ROOT %a = f32[8,8]{1,0} parameter(0)
+}
+
+%dear (b: f32[8,8]) -> f32[8,8] {
+  %b = f32[8,8]{1,0} parameter(0)
+  ROOT %d = f32[8,8]{1,0} dot(%b, %b), lhs_contracting_dims={1}
+}
+
+ENTRY %main (i: s32[], x: f32[8,8]) -> f32[8,8] {
+  %i = s32[] parameter(0)
+  %x = f32[8,8]{1,0} parameter(1)
+  ROOT %c = f32[8,8]{1,0} conditional(%i, %x, %x), branch_computations={%cheap, %dear}
+}
+"""  # noqa: E501
+  assert hlo.Module(text, 1).cost().flops == 2 * 8 * 8 * 8
