@@ -258,7 +258,7 @@ class Sizes:
 
   width: int = 512
   heads: int = 8
-  layers: int = 4
+  layers: int = 8
   vocab: int = 1024
   slots: int = 64
   prompt: int = 64
@@ -323,7 +323,7 @@ def total(tree) -> int:
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def measure(name: str) -> dict:
+def measure(name: str, only: str | None = None) -> dict:
   family = model(name, width=4, heads=1, layers=1, vocab=16)
   both = family, parameters(family)
   parts = {
@@ -336,11 +336,14 @@ def measure(name: str) -> dict:
   }
   found: dict = {}
   for part, run in parts.items():
+    if only not in (None, part):
+      continue
     start, busy = time.perf_counter(), time.process_time()
-    found.update(run())
+    figures = run()
+    found.update(figures)
     seconds, busy = time.perf_counter() - start, time.process_time() - busy
     print(
-      f"{name} {part}: {seconds:.0f} s, {busy:.0f} s of CPU",
+      f"{name} {part}: {seconds:.0f} s, {busy:.0f} s of CPU: {figures}",
       file=sys.stderr,
       flush=True,
     )
@@ -358,9 +361,10 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--json", action="store_true", help="one object, last")
   parser.add_argument("--family", choices=NAMES, help="this one alone")
+  parser.add_argument("--part", help="of a family's figures, as stderr has it")
   asked = parser.parse_args()
   if asked.family:
-    found = {asked.family: measure(asked.family)}
+    found = {asked.family: measure(asked.family, asked.part)}
   else:
     with concurrent.futures.ThreadPoolExecutor(2) as two:
       found = dict(zip(NAMES, two.map(in_process, NAMES), strict=True))

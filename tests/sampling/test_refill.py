@@ -129,7 +129,7 @@ def test_common():
 
 
 def test_nothing_is_compiled_after_warm_up():
-  engine = make(slots=(4, 16), prompt_buckets=(4, 8), chunk=8)
+  engine = make(chunk=8)
   engine.warm_up(PARAMS)
   assert engine.statistics.compilations > 0
   engine.statistics.clear()
