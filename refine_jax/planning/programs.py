@@ -110,6 +110,7 @@ def sampler(
   prefill_tokens: int,
   chunk: int,
   resident: int,
+  cache_dtype: str | None = None,
   prefix: str = "",
 ) -> tuple[list[Program], int]:
   """What `sampling.engine` runs, and the bytes of the weights it keeps.
@@ -117,7 +118,7 @@ def sampler(
   Args:
     params: of the model, as shapes.
     shape: the largest pool.
-    prefill_tokens, chunk: see `Engine`.
+    prefill_tokens, chunk, cache_dtype: see `Engine`.
     resident: bytes of what lies on the device besides, `params` included.
     prefix: of the programs' names.
   """
@@ -135,6 +136,7 @@ def sampler(
     prefill_tokens=prefill_tokens,
     lengths=(shape.prompt_length,),
     chunk=chunk,
+    cache_dtype=cache_dtype,
   )
   if unstack.output_shardings is None:
     return [unstack], 0

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
@@ -112,9 +113,7 @@ def state_bytes(job: Job, stage: str) -> int:
     total = bytes_per_device(params)
     settings = adapters.of_section(section.train.lora)
     params = lora.abstract(params, lora_hf.inputs(module), settings)
-  optimizer, _ = build.optimizer(
-    section.train.optimizer, max(1, section.train.steps)
-  )
+  optimizer = _optimizer(section.train)
   return total + bytes_per_device(state.abstract_state(params, optimizer))
 
 
@@ -201,6 +200,12 @@ def lengths(data: ConfigDict) -> tuple[int, int]:
   return prompt, room - prompt
 
 
+def _optimizer(train: ConfigDict) -> optax.GradientTransformation:
+  """The schedule's length decides no shape; it is as long as it has to be."""
+  steps = max(1, train.steps, train.optimizer.warmup_steps)
+  return build.optimizer(train.optimizer, steps)[0]
+
+
 def _supervised(job: Job, section: ConfigDict, data: ConfigDict, model=None):
   """The train step of a supervised stage, and its parameters."""
   train, planner = section.train, job.planner
@@ -224,7 +229,7 @@ def _supervised(job: Job, section: ConfigDict, data: ConfigDict, model=None):
     settings = adapters.of_section(train.lora)
     trained = lora.abstract(params, lora_hf.inputs(module), settings)
     loss, batch = lora.loss(loss, settings), Beside(params, batch)
-  optimizer, _ = build.optimizer(train.optimizer, max(1, train.steps))
+  optimizer = _optimizer(train)
   step = make_train_step(loss, optimizer, micro_batches=train.micro_batches)
   program, kept = programs.train_step(planner, step, trained, optimizer, batch)
   beside = bytes_per_device(kept)
@@ -247,6 +252,7 @@ def _engine(job: Job, module, params, engine, tokens, resident, prefix=""):
     prefill_tokens=PREFILL_TOKENS,
     chunk=CHUNK,
     resident=resident,
+    cache_dtype=engine.get("cache_dtype") or None,
     prefix=prefix,
   )
   return made, beside
@@ -288,7 +294,7 @@ def _train_reranker(job: Job) -> Iterator[Program]:
   loss = classification_loss(
     reranker, module, language=section.language, chunk=train.xent_chunk
   )
-  optimizer, _ = build.optimizer(train.optimizer, max(1, train.steps))
+  optimizer = _optimizer(train)
   step = make_train_step(loss, optimizer, micro_batches=train.micro_batches)
   program, kept = programs.train_step(
     planner, step, params, optimizer, labelled
@@ -390,7 +396,7 @@ def _train_online_st(job: Job) -> Iterator[Program]:
   rollouts = _rollouts(job, section, rows)
   column = planner.rows((rows,), jnp.float32)
   batch = OnlineBatch(rollouts, rollouts, column, column, column)
-  optimizer, _ = build.optimizer(train.optimizer, max(1, train.steps))
+  optimizer = _optimizer(train)
   loss = online_loss(module, gold=section.gold, chunk=train.xent_chunk)
   step = make_train_step(loss, optimizer, micro_batches=train.micro_batches)
   program, kept = programs.train_step(planner, step, params, optimizer, batch)
@@ -422,7 +428,7 @@ def _train_reft(job: Job) -> Iterator[Program]:
   check_rows(job, rows, train.micro_batches, "ppo.minibatch")
   check_rows(job, train.batch_size, 1, "batch_size")
   batch = _rollouts(job, section, rows)
-  optimizer, _ = build.optimizer(train.optimizer, max(1, train.steps))
+  optimizer = _optimizer(train)
   step = make_train_step(
     ppo.ppo_loss(module, actor.values, settings),
     optimizer,
