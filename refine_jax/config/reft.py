@@ -231,6 +231,7 @@ def smoke_reft(experiment: ConfigDict) -> ConfigDict:
     section = experiment[name]
     section.rows = 32
     section.train.update(steps=3, batch_size=8, **few)
+    section.train.optimizer.warmup_steps = 0
     section.rollout.samples = 1
     if not section.model.init_from.endswith("warm_start"):
       section.model = blocks.checkpoint("../warm_start")
