@@ -11,6 +11,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from refine_jax import sharding
+
 
 @flax.struct.dataclass
 class Quantised:
@@ -153,7 +155,7 @@ def load(
 
   def one(into, new):
     # A row at a time: only the row is moved, and only it is written.
-    part = jax.lax.dynamic_index_in_dim(new, source_row, 0, keepdims=True)
+    part = sharding.row(new, source_row, "batch", "kv_heads", None, None)
     return into.at[row[None]].set(part, mode="drop")
 
   keys, values = jax.tree.map(one, prompts(cache), prompts(source))

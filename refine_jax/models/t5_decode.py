@@ -14,6 +14,7 @@ from refine_jax.models.t5_layers import (
   norm,
   relative_bias,
 )
+from refine_jax.sharding import decoding
 
 
 def empty(
@@ -107,7 +108,7 @@ def step(
   bias = relative_bias(config, two_sided=False).apply(
     {"params": decoder["relative_bias"]}, at_B, size, method="at"
   )
-  x_BD = _lookup(config, weights, tokens_B)
+  x_BD = decoding(_lookup(config, weights, tokens_B))
   keys, values = list(cache.keys), list(cache.values)
   for i, params in enumerate(decoder["layers"]):
     x_BD, keys[i], values[i] = DecoderLayer(config).apply(
@@ -120,6 +121,7 @@ def step(
       cache.prompt_lengths_R,
       method="step",
     )
+    x_BD = decoding(x_BD)
   return _norm(config, decoder, x_BD), cache.replace(
     keys=tuple(keys),
     values=tuple(values),

@@ -469,11 +469,13 @@ def chunk(
     outer,
     (_halt(slots, *halted), queue, empty_log(steps, size)),
   )
-  return (
-    slots,
-    queue,
-    log.replace(
-      head=queue.head,
-      running=jnp.sum(slots.finish_B == loop.RUNNING, dtype=jnp.int32),
-    ),
+  log = log.replace(
+    head=queue.head,
+    running=jnp.sum(slots.finish_B == loop.RUNNING, dtype=jnp.int32),
   )
+  return slots, queue, _everywhere(log)
+
+
+def _everywhere(log: Log) -> Log:
+  """Whole on every device, so that every process can read it."""
+  return jax.tree.map(lambda x: sharding.constrain(x, *(None,) * x.ndim), log)

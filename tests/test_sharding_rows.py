@@ -1,0 +1,27 @@
+"""A row of an array that several devices share, sent by whoever has it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from refine_jax import sharding
+
+AXES = ("batch", "kv_heads", None, None)
+
+
+@pytest.mark.parametrize(
+  "sizes", [{}, {"data": 2, "fsdp": 2, "tensor": 2}, {"tensor": 8}]
+)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.int8])
+@pytest.mark.parametrize("rows", [8, 5])
+def test_every_row(sizes, dtype, rows):
+  mesh = sharding.make_mesh(**sizes)
+  x = np.arange(rows * 4 * 3 * 2).reshape(rows, 4, 3, 2).astype(dtype)
+  where = sharding.spec(AXES, x.shape, mesh)
+  placed = jax.device_put(x, jax.sharding.NamedSharding(mesh, where))
+  take = jax.jit(lambda x, i: sharding.row(x, i, *AXES))
+  with jax.set_mesh(mesh):
+    for index in range(rows):
+      found = take(placed, jnp.int32(index))
+      np.testing.assert_array_equal(found, x[index : index + 1])
