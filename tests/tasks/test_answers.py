@@ -175,6 +175,8 @@ def test_bombs_answer_within_a_second():
 
 def test_lost_children_are_replaced_and_others_go_on():
   with latex_pool.Pool(1, seconds=0.5) as pool:
+    # Every child has started: one that is stopped before is waited for.
+    assert all(pool.equal([(f"x+{i}", f"{i}+x") for i in range(4)]))
     for lost, how in enumerate((signal.SIGSTOP, signal.SIGKILL), 1):
       worker = pool._idle.get()
       os.kill(worker._child.pid, how)
