@@ -267,3 +267,18 @@ def template(
 ) -> ConfigDict:
   """The words between question, hypothesis and feedback."""
   return ConfigDict(dict(locals()))
+
+
+def shrink(fields: ConfigDict) -> None:
+  """Sizes of a model for a smoke test, in place; only those it has."""
+  wanted = {
+    "width": 16,
+    "head_dim": 8,
+    "heads": 2,
+    "kv_heads": 2,
+    "mlp": 32,
+    "layers": 1,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+  }
+  fields.update({k: v for k, v in wanted.items() if k in fields})

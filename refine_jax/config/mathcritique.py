@@ -408,7 +408,7 @@ def smoke_mathcritique(experiment: ConfigDict) -> ConfigDict:
     engine.slots = 8
   for owner in (experiment, experiment.train_critic):
     if owner.model.family:
-      _shrink(owner.model.overrides)
+      blocks.shrink(owner.model.overrides)
     elif owner.model.path:
       owner.model = blocks.llama(
         width=16, layers=1, heads=2, mlp=32, max_length=8192
@@ -417,12 +417,6 @@ def smoke_mathcritique(experiment: ConfigDict) -> ConfigDict:
   if not experiment.tokenizer.train:
     _bytes(experiment)
   return experiment
-
-
-def _shrink(fields: ConfigDict) -> None:
-  small = {"width": 16, "head_dim": 8, "heads": 2, "kv_heads": 2}
-  small |= {"mlp": 32, "layers": 1, "encoder_layers": 1, "decoder_layers": 1}
-  fields.update({k: v for k, v in small.items() if k in fields})
 
 
 def _bytes(experiment: ConfigDict) -> None:

@@ -400,7 +400,5 @@ def smoke_rationalyst(experiment: ConfigDict) -> ConfigDict:
   experiment.engine.slots = 8
   experiment.train_rationalyst.engine.slots = 8
   if experiment.model.family:
-    fields = experiment.model.overrides
-    sizes = {"width": 16, "heads": 2, "kv_heads": 2, "head_dim": 8}
-    fields.update({**sizes, "mlp": 32, "layers": 1})
+    blocks.shrink(experiment.model.overrides)
   return experiment

@@ -451,26 +451,12 @@ def smoke(experiment: ConfigDict) -> ConfigDict:
   experiment.train_critic.engine.slots = 8
   experiment.run_refine.critic_engine.slots = 8
   if experiment.model.family:
-    _shrink(experiment.model.overrides)
+    blocks.shrink(experiment.model.overrides)
   else:
     _replace_pretrained(experiment)
   if experiment.train_critic.model.family:
-    _shrink(experiment.train_critic.model.overrides)
+    blocks.shrink(experiment.train_critic.model.overrides)
   return experiment
-
-
-def _shrink(fields: ConfigDict) -> None:
-  wanted = {
-    "width": 16,
-    "head_dim": 8,
-    "heads": 2,
-    "kv_heads": 2,
-    "mlp": 32,
-    "layers": 1,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-  }
-  fields.update({k: v for k, v in wanted.items() if k in fields})
 
 
 def _replace_pretrained(experiment: ConfigDict) -> None:

@@ -242,22 +242,8 @@ def smoke_reft(experiment: ConfigDict) -> ConfigDict:
   if not experiment.model.family:
     _without_weights(experiment)
   for section in (experiment, generator):
-    _shrink(section.model.overrides)
+    blocks.shrink(section.model.overrides)
   return experiment
-
-
-def _shrink(fields: ConfigDict) -> None:
-  wanted = {
-    "width": 16,
-    "head_dim": 8,
-    "heads": 2,
-    "kv_heads": 2,
-    "mlp": 32,
-    "layers": 1,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-  }
-  fields.update({k: v for k, v in wanted.items() if k in fields})
 
 
 def _without_weights(experiment: ConfigDict) -> None:

@@ -16,7 +16,7 @@ from flax import linen as nn
 
 from refine_jax.models import decoder, fused, layers
 from refine_jax.models.families import Family, Tensor
-from refine_jax.models.gpt2 import Mlp, norm
+from refine_jax.models.pre_norm import Mlp, norm
 
 CHUNKS, ORDER = 4, "qvk"  # of the fused matrix; fixed in published weights
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from refine_jax.models import decoder, layers
+from refine_jax.models import decoder, layers, pre_norm
 from refine_jax.models.families import Family, Tensor
 
 # Where published position tables begin: their first rows stood for padding.
@@ -61,52 +61,15 @@ class GalacticaConfig:
     return self.heads
 
 
-class Mlp(nn.Module):
-  """down(act(up(x)))."""
-
-  config: GalacticaConfig
+class Block(pre_norm.Block):
+  """Biases, and scales of the norms, where the config has them."""
 
   def setup(self):
     config = self.config
-
-    def dense(size, axes, init):
-      dtype = jnp.dtype(config.dtype)
-      return layers.Dense(
-        (size,), axes, bias=config.bias, dtype=dtype, initializer=init
-      )
-
-    wide = nn.initializers.normal(config.init_std)
-    self.up = dense(config.mlp, ("embed", "mlp"), wide)
-    self.down = dense(
-      config.width, ("mlp", "embed"), decoder.residual_init(config)
-    )
-
-  def __call__(self, x_BLD):
-    return self.down(layers.activation(self.config.activation)(self.up(x_BLD)))
-
-
-def _norm(config, **kwargs):
-  dtype = jnp.dtype(config.dtype)
-  return layers.LayerNorm(config.norm_eps, config.affine, dtype, **kwargs)
-
-
-class Block(decoder.Block):
-  """norm, attention, residual; norm, MLP, residual."""
-
-  def setup(self):
-    config = self.config
-    self.attention_norm = _norm(config)
+    self.attention_norm = pre_norm.norm(config, config.affine)
     self.attention = decoder.Projections(config, config.bias, config.bias)
-    self.mlp_norm = _norm(config)
-    self.mlp = Mlp(config)
-
-  def qkv(self, x_BLD, rotation):
-    del rotation  # positions came in with the embedding
-    return self.attention(self.attention_norm(x_BLD))
-
-  def finish(self, x_BLD, attended_BLNH):
-    x_BLD = x_BLD + self.attention.out(attended_BLNH)
-    return x_BLD + self.mlp(self.mlp_norm(x_BLD))
+    self.mlp_norm = pre_norm.norm(config, config.affine)
+    self.mlp = pre_norm.Mlp(config, config.bias)
 
 
 class Galactica(decoder.Decoder):
@@ -129,7 +92,7 @@ class Galactica(decoder.Decoder):
 
   @nn.nowrap
   def norm(self, **kwargs):
-    return _norm(self.config, **kwargs)
+    return pre_norm.norm(self.config, self.config.affine, **kwargs)
 
 
 # --------------------------------------------------------- Hugging Face's form

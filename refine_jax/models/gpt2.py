@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from refine_jax.models import decoder, fused, layers
+from refine_jax.models import decoder, fused, layers, pre_norm
 from refine_jax.models.families import Family, Tensor
 
 
@@ -56,52 +56,15 @@ class Gpt2Config:
     return self.heads
 
 
-class Mlp(nn.Module):
-  """down(act(up(x))), with biases."""
-
-  config: Any
+class Block(pre_norm.Block):
+  """Biases everywhere; queries, keys and values are one matrix."""
 
   def setup(self):
     config = self.config
-
-    def dense(size, axes, init):
-      dtype = jnp.dtype(config.dtype)
-      return layers.Dense(
-        (size,), axes, bias=True, dtype=dtype, initializer=init
-      )
-
-    wide = nn.initializers.normal(config.init_std)
-    self.up = dense(config.mlp, ("embed", "mlp"), wide)
-    self.down = dense(
-      config.width, ("mlp", "embed"), decoder.residual_init(config)
-    )
-
-  def __call__(self, x_BLD):
-    return self.down(layers.activation(self.config.activation)(self.up(x_BLD)))
-
-
-def norm(config: Any, **kwargs) -> layers.LayerNorm:
-  dtype = jnp.dtype(config.dtype)
-  return layers.LayerNorm(config.norm_eps, True, dtype, **kwargs)
-
-
-class Block(decoder.Block):
-  """norm, attention, residual; norm, MLP, residual."""
-
-  def setup(self):
-    config = self.config
-    self.attention_norm = norm(config)
+    self.attention_norm = pre_norm.norm(config)
     self.attention = fused.Projections(config, qkv_bias=True, out_bias=True)
-    self.mlp_norm = norm(config)
-    self.mlp = Mlp(config)
-
-  def qkv(self, x_BLD, rotation):
-    del rotation  # positions came in with the embedding
-    return self.attention(self.attention_norm(x_BLD))
-
-  def finish(self, x_BLD, attended_BLNH):
-    x_BLD = x_BLD + self.attention.out(attended_BLNH)
-    return x_BLD + self.mlp(self.mlp_norm(x_BLD))
+    self.mlp_norm = pre_norm.norm(config)
+    self.mlp = pre_norm.Mlp(config)
 
 
 class Gpt2(decoder.Decoder):
@@ -123,7 +86,7 @@ class Gpt2(decoder.Decoder):
 
   @nn.nowrap
   def norm(self, **kwargs):
-    return norm(self.config, **kwargs)
+    return pre_norm.norm(self.config, **kwargs)
 
 
 # --------------------------------------------------------- Hugging Face's form
