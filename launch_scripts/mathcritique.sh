@@ -41,25 +41,9 @@ case $start in
 esac
 overrides=("$@")
 
-# shellcheck source=launch_scripts/environment.sh
-source "$here/environment.sh"
-environment plain
-mkdir -p "$root"
-root=$(cd "$root" && pwd)
-# Programs compiled once serve all stages and seeds.
-export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$root/.xla}
-export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
-
-# stage NAME FOLDER [CONFIG ARGUMENT [FLAG...]]: one binary in a folder of the
-# seed's run.
-stage() {
-  local spec=$config
-  if [[ -n ${3:-} ]]; then
-    if [[ $spec == *.py:* ]]; then spec+=",$3"; else spec+=":$3"; fi
-  fi
-  python -m "refine_jax.stages.$1" --config="$spec" --config.seed="$seed" \
-    --workdir="$run/$2" "${@:4}" ${overrides[@]+"${overrides[@]}"}
-}
+# shellcheck source=launch_scripts/pipeline.sh
+source "$here/pipeline.sh"
+prepare 1
 
 # actor FOLDER EXAMPLES [FROM]: a generator trained on a stage's examples, from
 # the base model, or from another run.

@@ -34,29 +34,9 @@ while (($#)); do
 done
 overrides=("$@")
 
-# shellcheck source=launch_scripts/environment.sh
-source "$here/environment.sh"
-environment plain
-mkdir -p "$root"
-root=$(cd "$root" && pwd)
-# Programs compiled once serve all stages and seeds.
-export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$root/.xla}
-# Small models gain nothing from several threads, and branches run beside it.
-if ((jobs > 1)); then
-  export XLA_FLAGS="${XLA_FLAGS:-} --xla_cpu_multi_thread_eigen=false"
-fi
-export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
-
-# stage NAME FOLDER [CONFIG ARGUMENT [FLAG...]]: one binary in a folder of the
-# seed's run.
-stage() {
-  local spec=$config
-  if [[ -n ${3:-} ]]; then
-    if [[ $spec == *.py:* ]]; then spec+=",$3"; else spec+=":$3"; fi
-  fi
-  python -m "refine_jax.stages.$1" --config="$spec" --config.seed="$seed" \
-    --workdir="$run/$2" "${@:4}" ${overrides[@]+"${overrides[@]}"}
-}
+# shellcheck source=launch_scripts/pipeline.sh
+source "$here/pipeline.sh"
+prepare "$jobs"
 
 # chosen NAME FOLDER [CONFIG ARGUMENT]: a training stage, at the config's
 # learning rate or at the best of the grid's.
@@ -79,21 +59,6 @@ chosen() {
   ln -sfn "$(basename "$best")" "$run/$2"
 }
 
-# Branches that need nothing of each other run side by side.
-together() {
-  local branch pid failed=0 pids=()
-  if ((jobs == 1)); then
-    for branch in "$@"; do "$branch"; done
-    return
-  fi
-  for branch in "$@"; do
-    "$branch" &
-    pids+=($!)
-  done
-  for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
-  return $failed
-}
-
 critic() {
   stage make_critic_data critic_data
   chosen train_critic critic
@@ -114,8 +79,8 @@ for ((seed = first_seed; seed < first_seed + seeds; seed++)); do
   echo "== seed $seed in $run"
   stage train_tokenizer tokenizer
   stage train_generator warm_start
-  together critic refiner plain
-  together trained_arms other_arms
+  together "$jobs" critic refiner plain
+  together "$jobs" trained_arms other_arms
 done
 python -m refine_jax.stages.make_report --config="$config" \
   --workdir="$root" ${overrides[@]+"${overrides[@]}"}

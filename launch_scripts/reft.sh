@@ -30,21 +30,12 @@ while (($#)); do
 done
 overrides=("$@")
 
-# shellcheck source=launch_scripts/environment.sh
-source "$here/environment.sh"
-environment plain
-mkdir -p "$root"
-root=$(cd "$root" && pwd)
-# Programs compiled once serve all stages and seeds.
-export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$root/.xla}
-export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
-# Small models gain nothing from several threads, and branches run beside it.
-if ((jobs > 1)); then
-  export XLA_FLAGS="${XLA_FLAGS:-} --xla_cpu_multi_thread_eigen=false"
-fi
+# shellcheck source=launch_scripts/pipeline.sh
+source "$here/pipeline.sh"
+prepare "$jobs"
 
 # stage NAME FOLDER [CONFIG ARGUMENT [FLAG...]]: one binary in a folder of the
-# seed's run.
+# seed's run. The seed is an argument here: the problems follow it as well.
 stage() {
   local spec=$config argument
   for argument in "seed=$seed" ${3:+"$3"}; do
@@ -53,21 +44,6 @@ stage() {
   done
   python -m "refine_jax.stages.$1" --config="$spec" --workdir="$run/$2" \
     "${@:4}" ${overrides[@]+"${overrides[@]}"}
-}
-
-# Branches that need nothing of each other run side by side.
-together() {
-  local branch pid failed=0 pids=()
-  if ((jobs == 1)); then
-    for branch in "$@"; do "$branch"; done
-    return
-  fi
-  for branch in "$@"; do
-    "$branch" &
-    pids+=($!)
-  done
-  for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
-  return $failed
 }
 
 on_policy() {
@@ -90,7 +66,7 @@ for ((seed = first_seed; seed < first_seed + seeds; seed++)); do
   echo "== seed $seed in $run"
   stage train_tokenizer tokenizer
   stage train_generator "$warm_start" "arm=$warm_start"
-  together on_policy supervised
+  together "$jobs" on_policy supervised
   stage train_reranker reranker
   stage run_evaluate evaluation
 done

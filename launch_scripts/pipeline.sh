@@ -1,0 +1,48 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2154
+# Sourced by the scripts that run a method's stages in order. They set $top,
+# $config, $root, $overrides and, for every seed, $seed and $run.
+
+# prepare [JOBS]: the environment, the root, and programs compiled once for all
+# stages and seeds.
+prepare() {
+  # shellcheck source=launch_scripts/environment.sh
+  source "$top/launch_scripts/environment.sh"
+  environment plain
+  mkdir -p "$root"
+  root=$(cd "$root" && pwd)
+  export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$root/.xla}
+  export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
+  # Small models gain nothing from several threads, and branches run beside.
+  if ((${1:-1} > 1)); then
+    export XLA_FLAGS="${XLA_FLAGS:-} --xla_cpu_multi_thread_eigen=false"
+  fi
+}
+
+# stage NAME FOLDER [CONFIG ARGUMENT [FLAG...]]: one binary in a folder of the
+# seed's run.
+stage() {
+  local spec=$config
+  if [[ -n ${3:-} ]]; then
+    if [[ $spec == *.py:* ]]; then spec+=",$3"; else spec+=":$3"; fi
+  fi
+  python -m "refine_jax.stages.$1" --config="$spec" --config.seed="$seed" \
+    --workdir="$run/$2" "${@:4}" ${overrides[@]+"${overrides[@]}"}
+}
+
+# together JOBS BRANCH...: branches that need nothing of each other, side by
+# side unless JOBS is 1.
+together() {
+  local branch pid failed=0 pids=() jobs=$1
+  shift
+  if ((jobs == 1)); then
+    for branch in "$@"; do "$branch"; done
+    return
+  fi
+  for branch in "$@"; do
+    "$branch" &
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
+  return $failed
+}
