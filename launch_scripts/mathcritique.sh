@@ -80,13 +80,18 @@ loop() {
 talk() {
   stage make_self_talk_data "$1_data" "" \
     --config.make_self_talk_data.form="$1"
+  if [[ ! -s "$run/$1_data/examples.jsonl" ]]; then
+    echo "$1: nothing was kept to train on; seed $seed goes without this arm"
+    trained=${trained//,$1,/,}
+    return
+  fi
   actor "$1" "$1_data"
 }
 
 wanted() { [[ ",$arms," == *",$1,"* ]]; }
 
 for ((seed = first_seed; seed < first_seed + seeds; seed++)); do
-  run="$root/seed$seed"
+  run="$root/seed$seed" trained=",$arms,"
   echo "== seed $seed in $run"
   stage train_tokenizer tokenizer
   stage make_mathcritique_data bootstrap phase=bootstrap
@@ -103,7 +108,8 @@ for ((seed = first_seed; seed < first_seed + seeds; seed++)); do
   done
   if wanted plain; then stage train_generator plain "" \
     --config.train_generator.examples=""; fi
-  stage run_evaluate evaluate "arms=${arms//,/+},iterations=$iterations"
+  trained=${trained#,} trained=${trained%,}
+  stage run_evaluate evaluate "arms=${trained//,/+},iterations=$iterations"
 done
 python -m refine_jax.stages.make_critique_report --config="$config" \
   --workdir="$root" ${overrides[@]+"${overrides[@]}"}
