@@ -3,7 +3,8 @@
     --config=configs/refiner/mwp.py[:size=small|base|large,model=t5|flan|llama]
 
 `small` is from scratch and barely leaves the constant-formula floor (11.7 %
-on SVAMP): judge it on `test_split=dev`, held-out training problems. `base` and
+on SVAMP, an arm of its own): judge it on `test_split=dev` too, training
+problems held out by their texts. `base` and
 `large` are the paper's (section 5 and appendix): UnifiedQA-T5 or, as the
 original code has it, Flan-T5.
 """
@@ -40,6 +41,9 @@ def get_config(text=""):
       test_split=args.test_split,
       title="REFINER on maths word problems",
     )
+  floor = config.arm("constant", turns=1, control=True)
+  experiment.run_refine.arms["constant formula"] = floor
+  experiment.run_refine.order += ("constant formula",)
   # Ten published training rows do not execute to their answers.
   experiment.data.on_bad_row = "skip"
   config.continue_instead(experiment, args.control)

@@ -143,7 +143,10 @@ def _small(args):
       every=600,
       problems=4000,
     ),
-    arms=_arms(),
+    arms={
+      **config.standard_arms(generator="../warm_start"),
+      **config.plain_arms(),
+    },
     turns=3,
     test_split="published_test" if published else "test",
     title="REFINER on synthetic reasoning",
@@ -154,18 +157,3 @@ def _small(args):
   )
   experiment.train_refiner.options = full
   return experiment
-
-
-def _arms():
-  warm = {"generator": "../warm_start"}
-  arms = config.standard_arms(**warm)
-  plain = {"turns": 1, "control": True}
-  return {
-    **arms,
-    "plain training, the refiner's updates": config.arm(
-      "none", generator="../plain_updates", **plain
-    ),
-    "plain training, the same compute": config.arm(
-      "none", generator="../plain_compute", **plain
-    ),
-  }

@@ -23,7 +23,8 @@ def arm(
 
   Args:
     critic: model, oracle, self (the reviser criticises), none (says nothing
-      and accepts nothing), or vote (self-consistency: no loop at all).
+      and accepts nothing); or without a loop vote (self-consistency) or
+      constant (the one training answer that is right most often here).
     generator, reviser: checkpoints of turn 1 and of later turns; empty for
       the run's own.
     words: own, shuffled (another problem's), or hidden (the reviser answers
@@ -197,6 +198,7 @@ def run_refine(
   arms: dict[str, ConfigDict],
   turns: int,
   split: str = "test",
+  floor_split: str = "train",
   rows: tuple[int, int] = (0, 0),
   generator: str = "../refiner",
   reviser: str = "../refiner",
@@ -209,7 +211,8 @@ def run_refine(
 
   Arms run in the order given (a ConfigDict would sort them); `only` names
   some of them, and `share` those with a trained critic (`critic`) or the
-  others (`rest`), for two processes side by side.
+  others (`rest`), for two processes side by side. A constant's answers are
+  those of `floor_split`.
   """
   return ConfigDict({**locals(), "order": tuple(arms), "only": (), "share": ""})
 
@@ -241,6 +244,19 @@ def standard_arms(**settings) -> dict[str, ConfigDict]:
       temperature=0.7,
       budget_of="trained critic",
       control=True,
+    ),
+  }
+
+
+def plain_arms() -> dict[str, ConfigDict]:
+  """The warm generator trained on alone; see `continue_instead`."""
+  plain = {"turns": 1, "control": True}
+  return {
+    "plain training, the refiner's updates": arm(
+      "none", generator="../plain_updates", **plain
+    ),
+    "plain training, the same compute": arm(
+      "none", generator="../plain_compute", **plain
     ),
   }
 
@@ -314,7 +330,10 @@ def small_refiner(
       mask_rows=0.5,
       every=100,
     ),
-    arms=standard_arms(generator="../warm_start", candidates=1),
+    arms={
+      **standard_arms(generator="../warm_start", candidates=1),
+      **plain_arms(),
+    },
     turns=3,
     test_split=test_split,
     title=title,

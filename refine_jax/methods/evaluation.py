@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,25 @@ def summary(
       np.mean([sum(turn.spent for turn in t.turns) for t in trajectories])
     ),
   }
+
+
+def constant(
+  task: Task,
+  problems: Sequence[Problem],
+  answers: Iterable[str],
+  tries: int = 30,
+) -> str:
+  """The one answer that is right most often: the floor of any model.
+
+  Of the `tries` commonest `answers` (training targets), judged by the task's
+  first metric on the problems themselves.
+  """
+  common = collections.Counter(answers).most_common(tries)
+
+  def right(text: str) -> float:
+    return sum(next(iter(task.metrics(p, text).values())) for p in problems)
+
+  return max((text for text, _ in common), key=right)
 
 
 def critic_report(

@@ -86,8 +86,9 @@ class Bench:
       critique_arms.run(self, name, folder)
       return
     turns = arm.turns or self.settings.turns
-    if arm.critic == "vote":
-      done, turns = self._vote(arm), 1
+    if arm.critic in ("vote", "constant"):
+      alone = self._vote if arm.critic == "vote" else self._constant
+      done, turns = alone(arm), 1
     else:
       done = self._refine(arm, turns)
     done = [
@@ -178,10 +179,26 @@ class Bench:
     done = []
     for problem, samples in zip(self.problems, propose(requests), strict=True):
       text, spent = evaluation.self_consistency(self.task, samples, budget)
-      turn = records.Turn(hypothesis=text, spent=spent)
-      start = refine.start(problem, self.questions[problem.id])
-      done.append(dataclasses.replace(start, turns=(turn,)))
+      done.append(self._answered(problem, text, spent))
     return done
+
+  def _constant(self, arm: ConfigDict) -> list[records.Trajectory]:
+    """The same answer to everything, the best there is of them."""
+    del arm
+    seen = build.problems(
+      self.task, self.settings.floor_split, self.config.data
+    )
+    text = evaluation.constant(
+      self.task, self.problems, (self.task.target(p) for p in seen)
+    )
+    return [self._answered(p, text, 0) for p in self.problems]
+
+  def _answered(
+    self, problem: records.Problem, text: str, spent: int
+  ) -> records.Trajectory:
+    start = refine.start(problem, self.questions[problem.id])
+    turn = records.Turn(hypothesis=text, spent=spent)
+    return dataclasses.replace(start, turns=(turn,))
 
   def propose(self, path: str, sampling, *, critic=False) -> refine.Proposer:
     """Who answers with a checkpoint; a greedy one remembers its answers."""
