@@ -30,6 +30,29 @@ stage() {
     --workdir="$run/$2" "${@:4}" ${overrides[@]+"${overrides[@]}"}
 }
 
+# chosen RATES NAME FOLDER [CONFIG ARGUMENT [FLAG...]]: a training stage at the
+# config's learning rate, or once per rate of RATES (comma between), the best by
+# validation being FOLDER.
+chosen() {
+  local rate rates=$1 runs=() best
+  shift
+  if [[ -z $rates ]]; then
+    stage "$@"
+    return
+  fi
+  if [[ -d "$run/$2" && ! -L "$run/$2" ]]; then
+    echo "$run/$2 was trained without a grid of rates" >&2
+    return 1
+  fi
+  for rate in ${rates//,/ }; do
+    stage "$1" "$2.$rate" "${3:-}" "${@:4}" \
+      "--config.$1.train.optimizer.learning_rate=$rate"
+    runs+=("$run/$2.$rate")
+  done
+  best=$(python -m refine_jax.stages.choose_best "${runs[@]}")
+  ln -sfn "$(basename "$best")" "$run/$2"
+}
+
 # together JOBS BRANCH...: branches that need nothing of each other, side by
 # side unless JOBS is 1.
 together() {

@@ -38,38 +38,17 @@ overrides=("$@")
 source "$here/pipeline.sh"
 prepare "$jobs"
 
-# chosen NAME FOLDER [CONFIG ARGUMENT]: a training stage, at the config's
-# learning rate or at the best of the grid's.
-chosen() {
-  local rate runs=() best
-  if [[ -z $grid ]]; then
-    stage "$@"
-    return
-  fi
-  for rate in ${grid//,/ }; do
-    stage "$1" "$2.$rate" "${3:-}" \
-      "--config.$1.train.optimizer.learning_rate=$rate"
-    runs+=("$run/$2.$rate")
-  done
-  if [[ -d "$run/$2" && ! -L "$run/$2" ]]; then
-    echo "refiner.sh: $run/$2 was trained without --grid" >&2
-    return 1
-  fi
-  best=$(python -m refine_jax.stages.choose_best "${runs[@]}")
-  ln -sfn "$(basename "$best")" "$run/$2"
-}
-
 critic() {
   stage make_critic_data critic_data
-  chosen train_critic critic
+  chosen "$grid" train_critic critic
 }
 # The same generator without a critic: as many updates as the refiner has, and
 # as much compute as refiner and critic together.
 refiner() {
-  chosen train_refiner refiner
-  chosen train_generator plain_updates control=updates
+  chosen "$grid" train_refiner refiner
+  chosen "$grid" train_generator plain_updates control=updates
 }
-plain() { chosen train_generator plain_compute control=compute; }
+plain() { chosen "$grid" train_generator plain_compute control=compute; }
 
 trained_arms() { stage run_refine refine "" --config.run_refine.share=critic; }
 other_arms() { stage run_refine refine "" --config.run_refine.share=rest; }

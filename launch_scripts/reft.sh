@@ -3,8 +3,13 @@
 # online and offline self-training, reranker, evaluation.
 #
 #   bash launch_scripts/reft.sh [--config=FILE[:ARGS]] [--seeds=N]
-#        [--first_seed=S] [--root=DIR] [--jobs=N] [-- --config.field=value ...]
+#        [--first_seed=S] [--root=DIR] [--jobs=N] [--variants=NAME,NAME]
+#        [--grid=RATE,RATE] [--policy_grid=RATE,RATE]
+#        [-- --config.field=value ...]
 #
+# The grids train the supervised arms and the on-policy ones once per learning
+# rate and keep the best by validation. --variants adds ablations of ReFT to the
+# table: no_partial, no_kl, separate_value, no_whitening.
 # Every stage can be killed; running the same command again goes on.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -15,6 +20,9 @@ seeds=1
 first_seed=0
 root="$top/workdir/reft"
 jobs=2
+variants=
+grid=
+policy_grid=
 while (($#)); do
   case $1 in
     --config=*) config=${1#*=} ;;
@@ -22,8 +30,11 @@ while (($#)); do
     --first_seed=*) first_seed=${1#*=} ;;
     --root=*) root=${1#*=} ;;
     --jobs=*) jobs=${1#*=} ;;
+    --variants=*) variants=${1#*=} ;;
+    --grid=*) grid=${1#*=} ;;
+    --policy_grid=*) policy_grid=${1#*=} ;;
     --) shift; break ;;
-    -h | --help) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+    -h | --help) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
     *) echo "reft.sh: unknown argument $1 (see --help)" >&2; exit 2 ;;
   esac
   shift
@@ -47,15 +58,21 @@ stage() {
 }
 
 on_policy() {
-  stage train_reft reft
-  stage train_online_st online_st
+  local variant
+  chosen "$policy_grid" train_reft reft
+  for variant in ${variants//,/ }; do
+    chosen "$policy_grid" train_reft "reft_$variant" "variant=$variant"
+  done
+  chosen "$policy_grid" train_online_st online_st
 }
 # The supervised control, and offline self-training from the start.
 supervised() {
-  if [[ $warm_start != sft ]]; then stage train_generator sft arm=sft; fi
+  if [[ $warm_start != sft ]]; then
+    chosen "$grid" train_generator sft arm=sft
+  fi
   stage run_sample samples
   stage make_self_training_data offline_data
-  stage train_generator offline arm=offline
+  chosen "$grid" train_generator offline arm=offline
 }
 
 # Published settings warm up within the supervised run itself.
@@ -68,5 +85,5 @@ for ((seed = first_seed; seed < first_seed + seeds; seed++)); do
   stage train_generator "$warm_start" "arm=$warm_start"
   together "$jobs" on_policy supervised
   stage train_reranker reranker
-  stage run_evaluate evaluation
+  stage run_evaluate evaluation ${variants:+"variants=${variants//,/+}"}
 done

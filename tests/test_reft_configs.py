@@ -117,3 +117,9 @@ def test_ablations():
 )
 def test_models_without_a_published_row(model):
   assert load(f"model={model}").train_reft.train.batch_size == 32
+
+
+def test_ablations_are_evaluated_beside_the_rest():
+  evaluated = load("variants=no_kl+no_partial").run_evaluate
+  assert evaluated.order[-2:] == ("ReFT, no_kl", "ReFT, no_partial")
+  assert evaluated.systems["ReFT, no_kl"].generator == "../reft_no_kl"

@@ -21,6 +21,7 @@ def get_config(text=""):
     rows=1000,
     arm="warm_start",
     variant="paper",
+    variants="",
     rate=0.0,
     rounds=500,
     warm=400,
@@ -29,6 +30,7 @@ def get_config(text=""):
   )
   experiment = _experiment(args)
   config.ablate(experiment, args.variant)
+  config.evaluate_variants(experiment, args.variants)
   return config.smoke_reft(experiment) if args.smoke else experiment
 
 

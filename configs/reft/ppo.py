@@ -65,6 +65,7 @@ def get_config(text=""):
     model="codellama_7b",
     arm="sft",
     variant="paper",
+    variants="",
     path=config.data_folder(),
     seed=-1,
     smoke=False,
@@ -77,6 +78,7 @@ def get_config(text=""):
       )
   experiment = _experiment(args)
   config.ablate(experiment, args.variant)
+  config.evaluate_variants(experiment, args.variants)
   return config.smoke_reft(experiment) if args.smoke else experiment
 
 

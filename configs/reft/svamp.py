@@ -17,6 +17,7 @@ def get_config(text=""):
     form="program",
     arm="warm_start",
     variant="paper",
+    variants="",
     rate=0.0,
     rounds=1000,
     warm=1000,
@@ -62,4 +63,5 @@ def get_config(text=""):
   experiment.train_reft.train.eval_rows = 300
   experiment.train_online_st.train.eval_rows = 300
   config.ablate(experiment, args.variant)
+  config.evaluate_variants(experiment, args.variants)
   return config.smoke_reft(experiment) if args.smoke else experiment

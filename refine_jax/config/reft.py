@@ -2,11 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from refine_jax.config import blocks
-from refine_jax.config.evaluation import (
-  make_self_training_data,
-  smoke_evaluation,
-)
+from refine_jax.config import blocks, evaluation
 
 VARIANTS = ("paper", "no_partial", "no_kl", "separate_value", "no_whitening")
 ARMS = ("warm_start", "sft", "offline")
@@ -180,7 +176,8 @@ def reft(
       "train_reft": train_reft,
       "train_online_st": train_online_st,
       "run_sample": run_sample,
-      "make_self_training_data": self_training or make_self_training_data(),
+      "make_self_training_data": self_training
+      or evaluation.make_self_training_data(),
       "train_reranker": train_reranker,
       "run_evaluate": run_evaluate,
       "export_hf": {"checkpoint": "../reft", "dtype": "float32"},
@@ -208,6 +205,15 @@ def ablate(experiment: ConfigDict, variant: str) -> ConfigDict:
       f"variant is one of {', '.join(VARIANTS)}, not {variant!r}"
     )
   return experiment
+
+
+def evaluate_variants(experiment: ConfigDict, variants: str) -> None:
+  """Adds ReFT's ablations (`no_kl+no_partial`) to what is evaluated."""
+  evaluated = experiment.run_evaluate
+  for variant in filter(None, variants.split("+")):
+    name = f"ReFT, {variant}"
+    evaluated.systems[name] = evaluation.system(f"../reft_{variant}")
+    evaluated.order += (name,)
 
 
 def smoke_reft(experiment: ConfigDict) -> ConfigDict:
@@ -238,7 +244,7 @@ def smoke_reft(experiment: ConfigDict) -> ConfigDict:
   experiment.train_reft.ppo.minibatch = 0
   experiment.train_online_st.minibatch = 0
   experiment.engine.slots = 8
-  smoke_evaluation(experiment)
+  evaluation.smoke_evaluation(experiment)
   if not experiment.model.family:
     _without_weights(experiment)
   for section in (experiment, generator):
