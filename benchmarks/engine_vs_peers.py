@@ -1,4 +1,4 @@
-"""The engine next to transformers' generate and generate_batch.
+"""The engine next to transformers' samplers and google-tunix's.
 
     python benchmarks/engine_vs_peers.py --json
 
@@ -6,13 +6,12 @@ The same LLaMA with the same random weights in float32, the same requests and
 budgets, the same number of threads and the same allocator settings. Ragged
 budgets are GSM8K's answer lengths (see engine_counts.py), fixed ones are equal.
 Nothing ends before its budget. Runs alternate: a ratio of tokens per second,
-ours over theirs, is taken of each pair.
+ours over theirs, is taken of each pair; what compiles is run before.
 
-Peers run in processes of their own: this interpreter where it has torch and
-transformers, else an environment that is made under --environments. Where
-google-tunix cannot be had its figures are null, and stderr says why.
-
-The last line of stdout is one JSON object.
+Peers run in processes of their own: this interpreter where it has their
+packages, else an environment that is made under --environments. A peer that
+cannot be had, fails or takes too long has null for its figures, and stderr
+says why. The last line of stdout is one JSON object.
 """
 
 import argparse
@@ -20,10 +19,12 @@ import importlib.util
 import json
 import os
 import pathlib
+import queue
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import venv
 
@@ -44,8 +45,14 @@ from refine_jax.data.tokenizer import ByteTokenizer  # noqa: E402
 from refine_jax.models import hf, llama  # noqa: E402
 from refine_jax.sampling.engine import Engine, Request, Sampling  # noqa: E402
 
-TORCH = ("torch==2.13.0", "transformers>=5,<6")
-SIDES = ("generate", "generate_batch")
+# Modules that a peer needs, and what is installed for them, in this order.
+TORCH = ("torch", "transformers"), ("torch==2.13.0", "transformers>=5,<6")
+TUNIX = ("tunix",), ("google-tunix",)
+PEERS = {
+  "generate": (TORCH, ("ragged", "fixed")),
+  "generate_batch": (TORCH, ("ragged",)),
+  "tunix": (TUNIX, ("ragged", "fixed")),
+}
 CONFIG = llama.LlamaConfig(
   vocab_size=2048,
   width=256,
@@ -55,23 +62,37 @@ CONFIG = llama.LlamaConfig(
   head_dim=64,
   mlp=704,
   tied=True,
+  rope_theta=1e6,  # what google-tunix's LLaMA has whatever its config says
 )
 PROMPT, FIXED, SLOTS = 64, 96, 64
+INSTALL_SECONDS, RUN_SECONDS = 600, 240
 
 Runs = list[tuple[list[int], int]]
 
 
-def python_with(packages: tuple[str, ...], where: pathlib.Path) -> str:
+def say(text: str) -> None:
+  print(text, file=sys.stderr, flush=True)
+
+
+# -------------------------------------------------------------------- peers
+
+
+def python_with(
+  modules: tuple[str, ...], packages: tuple[str, ...], where: pathlib.Path
+) -> str:
   """An interpreter that has them; a new environment if this one has not."""
-  names = [package.split("==")[0].split(">=")[0] for package in packages]
-  if all(importlib.util.find_spec(name) for name in names):
+  if all(importlib.util.find_spec(name) for name in modules):
     return sys.executable
-  python = where / "bin" / "python"
-  if not python.exists():
-    print(f"making {where} with {', '.join(packages)}", file=sys.stderr)
-    venv.create(where, with_pip=True)
-    pip = [str(python), "-m", "pip", "install", "-q", *packages]
-    subprocess.run(pip, check=True, stdout=sys.stderr)
+  python, whole = where / "bin" / "python", where / "installed"
+  if not whole.exists():
+    say(f"making {where} with {', '.join(packages)}")
+    venv.create(where, with_pip=True, clear=True)
+    for package in packages:
+      pip = [str(python), "-m", "pip", "install", "-q", package]
+      subprocess.run(
+        pip, check=True, stdout=sys.stderr, timeout=INSTALL_SECONDS
+      )
+    whole.touch()
   return str(python)
 
 
@@ -86,52 +107,72 @@ class Peer:
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
-      env={**os.environ, "OMP_NUM_THREADS": threads},
+      env={**os.environ, "OMP_NUM_THREADS": threads, "TQDM_DISABLE": "1"},
     )
+    self._lines: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=self._listen, daemon=True).start()
+    self.first: list[int] = []
     self._answer()
 
+  def _listen(self) -> None:
+    for line in self._process.stdout:
+      self._lines.put(line)
+    self._lines.put("")
+
   def _answer(self) -> dict:
-    while line := self._process.stdout.readline():
-      if line.startswith("{"):
-        return json.loads(line)
-    raise RuntimeError("the peer ended, see above")
+    try:
+      line = self._lines.get(timeout=RUN_SECONDS)
+    except queue.Empty:
+      raise TimeoutError(f"no answer in {RUN_SECONDS} s") from None
+    if not line:
+      raise RuntimeError(f"the peer ended with {self._process.wait()}")
+    return json.loads(line)
 
   def __call__(self, runs: Runs) -> float:
     """Tokens per second."""
     self._process.stdin.write(json.dumps(runs) + "\n")
     self._process.stdin.flush()
     found = self._answer()
-    assert found["tokens"] == sum(tokens for _, tokens in runs), found
-    return found["tokens"] / found["seconds"]
+    wanted = [tokens for _, tokens in runs]
+    if found["tokens"] != wanted:
+      raise RuntimeError(f"drew {found['tokens']} tokens, not {wanted}")
+    self.first = found["first"]
+    return sum(wanted) / found["seconds"]
 
   def close(self) -> None:
-    self._process.stdin.close()
+    self._process.kill()
     self._process.wait(30)
 
 
-def ours(params, slots: int):
-  engine = Engine(
-    llama.Llama(CONFIG),
-    ByteTokenizer(),
-    slots=(slots,),
-    prompt_buckets=(PROMPT,),
-    token_buckets=(counts.CAP // 2,),
-    bos=False,
-  )
+class Ours:
+  """The engine, called as a peer is."""
 
-  def run(runs: Runs) -> float:
+  def __init__(self, params, slots: int):
+    self._params, self.first = params, []
+    self._engine = Engine(
+      llama.Llama(CONFIG),
+      ByteTokenizer(),
+      slots=(slots,),
+      prompt_buckets=(PROMPT,),
+      token_buckets=(counts.CAP // 2,),
+      bos=False,
+    )
+
+  def __call__(self, runs: Runs) -> float:
     requests = [
       Request(f"r{i}", (tuple(ids),), sampling=counts.exactly(tokens))
       for i, (ids, tokens) in enumerate(runs)
     ]
     start = time.perf_counter()
-    groups = engine.generate(params, requests, Sampling())
+    groups = self._engine.generate(self._params, requests, Sampling())
     seconds = time.perf_counter() - start
     drawn = [len(group[0].tokens) for group in groups]
     assert drawn == [tokens for _, tokens in runs]
+    self.first = list(groups[0][0].tokens)
     return sum(drawn) / seconds
 
-  return run
+
+# -------------------------------------------------------------- comparisons
 
 
 def requests(count: int) -> dict[str, Runs]:
@@ -140,30 +181,53 @@ def requests(count: int) -> dict[str, Runs]:
     rng.integers(3, CONFIG.vocab_size, rng.integers(PROMPT // 2, PROMPT))
     for _ in range(count)
   ]
-  ragged = [min(n, counts.CAP // 2) for n in counts.lengths()[:count]]
+  budgets = zip(prompts, counts.lengths()[:count], strict=True)
   return {
-    "ragged": [
-      (ids.tolist(), n) for ids, n in zip(prompts, ragged, strict=True)
-    ],
+    "ragged": [(ids.tolist(), n) for ids, n in budgets],
     "fixed": [(ids.tolist(), FIXED) for ids in prompts[: count // 4]],
   }
 
 
-def compare(mine, peer, runs: Runs, pairs: int) -> dict[str, float]:
-  mine(runs[: len(runs) // 4]), peer(runs[: len(runs) // 4])  # warm
+def compare(mine: Ours, peer: Peer, runs: Runs, pairs: int) -> dict:
+  """Median, least and greatest of ours over theirs."""
+  mine(runs), peer(runs)
+  same = [a == b for a, b in zip(mine.first, peer.first, strict=True)]
+  say(f"  {same.index(False) if False in same else 'all'} first tokens agree")
   ratios = []
   for i in range(pairs):
     # Whoever goes first changes from pair to pair.
-    first, second = (mine, peer) if i % 2 == 0 else (peer, mine)
-    a, b = first(runs), second(runs)
-    one, other = (a, b) if i % 2 == 0 else (b, a)
-    ratios.append(one / other)
-    print(f"  {one:9.0f} ours {other:9.0f} theirs", file=sys.stderr)
+    order = (mine, peer) if i % 2 == 0 else (peer, mine)
+    speed = {one: one(runs) for one in order}
+    ratios.append(speed[mine] / speed[peer])
+    say(f"  {speed[mine]:9.0f} ours {speed[peer]:9.0f} theirs, tokens/s")
   return {
     "median": statistics.median(ratios),
     "min": min(ratios),
     "max": max(ratios),
   }
+
+
+def against(side: str, mine: Ours, runs: dict[str, Runs], folder, asked):
+  """Figures of one peer; those it cannot give are None."""
+  ((modules, packages), kinds) = PEERS[side]
+  found = dict.fromkeys(f"{kind}_over_{side}" for kind in kinds)
+  peer = None
+  try:
+    where = asked.environments / f"peers-{modules[0]}"
+    peer = Peer(
+      python_with(modules, packages, where), side, folder, asked.slots
+    )
+    for kind in kinds:
+      say(f"{kind} over {side}")
+      key = f"{kind}_over_{side}"
+      found[key] = compare(mine, peer, runs[kind], asked.pairs)
+  except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+    missing = [key for key, value in found.items() if value is None]
+    say(f"{', '.join(missing)}: null, because of {error!r}")
+  finally:
+    if peer is not None:
+      peer.close()
+  return found
 
 
 def main() -> None:
@@ -172,6 +236,7 @@ def main() -> None:
   parser.add_argument("--requests", type=int, default=512)
   parser.add_argument("--pairs", type=int, default=5)
   parser.add_argument("--slots", type=int, default=SLOTS)
+  parser.add_argument("--peer", choices=tuple(PEERS), help="this one alone")
   parser.add_argument(
     "--environments",
     type=pathlib.Path,
@@ -180,29 +245,14 @@ def main() -> None:
   asked = parser.parse_args()
   family = llama.Llama(CONFIG)
   params = counts.parameters(family)
-  runs = requests(asked.requests)
-  mine = ours(params, asked.slots)
+  runs, mine = requests(asked.requests), Ours(params, asked.slots)
   found: dict[str, dict | None] = {}
-  python = python_with(TORCH, asked.environments / "peers-torch")
+  start = time.perf_counter()
   with tempfile.TemporaryDirectory() as folder:
     hf.save(folder, family, params)
-    for side in SIDES:
-      peer = Peer(python, side, folder, asked.slots)
-      for kind in ("ragged", "fixed"):
-        if (kind, side) == ("fixed", "generate_batch"):
-          continue
-        print(f"{kind} over {side}", file=sys.stderr)
-        found[f"{kind}_over_{side}"] = compare(
-          mine, peer, runs[kind], asked.pairs
-        )
-      peer.close()
-  for kind in ("ragged", "fixed"):
-    found[f"{kind}_over_tunix"] = None
-  print(
-    "tunix: not compared; its sampler takes strings through a tokenizer and a"
-    " model of its own, and no side for it is written yet",
-    file=sys.stderr,
-  )
+    for side in [asked.peer] if asked.peer else PEERS:
+      found.update(against(side, mine, runs, folder, asked))
+      say(f"{time.perf_counter() - start:.0f} s so far")
   if not asked.json:
     for key, value in found.items():
       print(f"{key:28} {value}")
