@@ -8,7 +8,13 @@ from safetensors.numpy import load_file
 
 from refine_jax import config as blocks
 from refine_jax.sampling.settings import Request, Sampling
-from refine_jax.stages import adapters, build, export_hf, train_generator
+from refine_jax.stages import (
+  adapters,
+  build,
+  export_hf,
+  on_policy,
+  train_generator,
+)
 from refine_jax.training import checkpoint
 from refine_jax.training.state import named_leaves
 
@@ -105,3 +111,7 @@ def test_adapters_need_a_base_and_a_stage_that_trains_them(run, tmp_path):
     adapters.trained(random, config.train_generator.train, seed=0)
   with pytest.raises(ValueError, match="trains no adapters"):
     adapters.refuse(config.train_generator.train)
+  with pytest.raises(ValueError, match="trains no adapters"):
+    on_policy.run(
+      None, None, None, config.train_generator.train, workdir=tmp_path, meta={}
+    )
