@@ -148,6 +148,33 @@ def row(x: jax.Array, index: jax.Array, *axes: str | None) -> jax.Array:
   )(x, index)
 
 
+def set_row(
+  x: jax.Array, index: jax.Array, new: jax.Array, *axes: str | None
+) -> jax.Array:
+  """`x` with `new[0]` as its row `index`; the inverse of `row`.
+
+  Whoever has the row writes it. Left to the partitioner of TPUs, every device
+  would be sent all the rows first.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  where = None if mesh.empty else spec(axes, x.shape, mesh)
+  if not where or not where[0]:
+    return x.at[index[None]].set(new, mode="drop")
+  names = where[0]
+
+  def write(mine, index, new):
+    at = index - jax.lax.axis_index(names) * mine.shape[0]
+    # A negative index would count from the end.
+    at = jnp.where(at < 0, mine.shape[0], at)
+    return mine.at[at[None]].set(new, mode="drop")
+
+  return jax.shard_map(
+    write,
+    in_specs=(where, PartitionSpec(), PartitionSpec(None, *where[1:])),
+    out_specs=where,
+  )(x, index, new)
+
+
 def of_variables(abstract_variables: Any, mesh: Mesh) -> Any:
   """Shardings for (boxed) abstract variables, as `jax.eval_shape(init)` gives.
 
@@ -168,6 +195,25 @@ def of_variables(abstract_variables: Any, mesh: Mesh) -> Any:
 def of_batch(mesh: Mesh) -> NamedSharding:
   """The sharding of every array of a Batch: rows over the batch axes."""
   return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
+
+
+def share(mesh: Mesh) -> tuple[int, int]:
+  """(index, count): the equal part of a batch's rows this process's devices
+  hold; (0, 1), all of them, where what they hold is no such part."""
+  if jax.process_count() == 1:
+    return 0, 1
+  devices = mesh.devices.reshape(-1, mesh.shape["tensor"])
+  here = jax.process_index()
+  mine = [
+    i
+    for i, row in enumerate(devices)
+    if any(d.process_index == here for d in row)
+  ]
+  count, rest = divmod(len(devices), max(1, len(mine)))
+  apart = not mine or mine[-1] - mine[0] + 1 != len(mine)
+  if apart or rest or mine[0] % len(mine):
+    return 0, 1
+  return mine[0] // len(mine), count
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -25,3 +25,22 @@ def test_every_row(sizes, dtype, rows):
     for index in range(rows):
       found = take(placed, jnp.int32(index))
       np.testing.assert_array_equal(found, x[index : index + 1])
+
+
+@pytest.mark.parametrize(
+  "sizes", [{}, {"data": 2, "fsdp": 2, "tensor": 2}, {"tensor": 8}]
+)
+@pytest.mark.parametrize("rows", [8, 5])
+def test_every_row_is_written(sizes, rows):
+  mesh = sharding.make_mesh(**sizes)
+  x = np.arange(rows * 4 * 3 * 2).reshape(rows, 4, 3, 2).astype(np.float32)
+  where = sharding.spec(AXES, x.shape, mesh)
+  placed = jax.device_put(x, jax.sharding.NamedSharding(mesh, where))
+  new = -np.ones((1, 4, 3, 2), np.float32)
+  put = jax.jit(lambda x, i, new: sharding.set_row(x, i, new, *AXES))
+  with jax.set_mesh(mesh):
+    for index in range(rows + 1):  # past the last one: nowhere
+      expected = x.copy()
+      expected[index : index + 1] = new[: rows - index]
+      found = put(placed, jnp.int32(index), new)
+      np.testing.assert_array_equal(found, expected)

@@ -5,12 +5,22 @@ array: a flash kernel is told the structure, and only the reference path
 spells it out as a mask.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
+from refine_jax.models import splash
 from refine_jax.models.cached import MASKED, attend_cache
 
-__all__ = ["IMPLEMENTATIONS", "MASKED", "attend", "attend_cache", "mask"]
+__all__ = [
+  "IMPLEMENTATIONS",
+  "MASKED",
+  "append",
+  "attend",
+  "attend_cache",
+  "mask",
+]
 
 
 def mask(
@@ -50,11 +60,18 @@ def _xla(q_BLNH, k_BSKH, v_BSKH, *, bias, scale, **structure):
   batch, length, heads, dim = q_BLNH.shape
   size, kv_heads = k_BSKH.shape[1:3]
   groups = heads // kv_heads
+  # Heads first, and the queries of a group as one dimension: products, and
+  # those of the backward pass, are then batches of plain matrices. In any
+  # other order XLA on CPU copies operands of the size of the scores.
   q_BLKGH = q_BLNH.reshape(batch, length, kv_heads, groups, dim)
-  scores_BKGLS = jnp.einsum(
-    "BLKGH,BSKH->BKGLS", q_BLKGH, k_BSKH, preferred_element_type=jnp.float32
+  q_BKRH = q_BLKGH.transpose(0, 2, 3, 1, 4).reshape(batch, kv_heads, -1, dim)
+  k_BKSH, v_BKSH = jnp.swapaxes(k_BSKH, 1, 2), jnp.swapaxes(v_BSKH, 1, 2)
+  scores_BKRS = jnp.einsum(
+    "BKRH,BKSH->BKRS", q_BKRH, k_BKSH, preferred_element_type=jnp.float32
   )
-  scores_BKGLS = scores_BKGLS * scale
+  scores_BKGLS = scale * scores_BKRS.reshape(
+    batch, kv_heads, groups, length, size
+  )
   if bias is not None:
     bias = jnp.broadcast_to(
       bias, (*bias.shape[:1], heads, *bias.shape[2:])
@@ -64,7 +81,10 @@ def _xla(q_BLNH, k_BSKH, v_BSKH, *, bias, scale, **structure):
   if allowed_BLS is not None:
     scores_BKGLS = jnp.where(allowed_BLS[:, None, None], scores_BKGLS, MASKED)
   weights_BKGLS = jax.nn.softmax(scores_BKGLS, axis=-1).astype(v_BSKH.dtype)
-  out_BLKGH = jnp.einsum("BKGLS,BSKH->BLKGH", weights_BKGLS, v_BSKH)
+  weights_BKRS = weights_BKGLS.reshape(scores_BKRS.shape)
+  out_BKRH = jnp.einsum("BKRS,BKSH->BKRH", weights_BKRS, v_BKSH)
+  out_BKGLH = out_BKRH.reshape(batch, kv_heads, groups, length, dim)
+  out_BLKGH = out_BKGLH.transpose(0, 3, 1, 2, 4)
   return out_BLKGH.reshape(q_BLNH.shape).astype(q_BLNH.dtype)
 
 
@@ -92,10 +112,23 @@ def _library(implementation):
   return attend
 
 
+def _splash(q_BLNH, k_BSKH, v_BSKH, *, bias, interpret=False, **structure):
+  """The kernel, where it can do what is asked."""
+  positions = [
+    structure.pop(f"{x}") for x in ("q_positions_BL", "kv_positions_BS")
+  ]
+  if bias is not None or any(x is not None for x in positions):
+    raise ValueError("attention by splash has no bias and no positions")
+  return splash.attend(q_BLNH, k_BSKH, v_BSKH, interpret=interpret, **structure)
+
+
 IMPLEMENTATIONS = {
   "xla": _xla,
   "dot": _library("xla"),
   "cudnn": _library("cudnn"),
+  "splash": _splash,
+  # The kernel as plain JAX: slow, for tests.
+  "splash_interpreted": functools.partial(_splash, interpret=True),
 }
 
 
@@ -106,13 +139,17 @@ def choose(
   platform: str,
   *,
   dense: bool = False,
+  placed: bool = False,
 ) -> str:
   """What "auto" means.
 
   cudnn wants half precision, heads of at most 128 in eights and, where a mask
   is `dense` (more than causality by index), even lengths. T5's bias gradient
-  stays with XLA.
+  stays with XLA, and so do queries that are `placed` anywhere but at their
+  index; see `append`.
   """
+  if platform == "tpu" and bias is None and not placed:
+    return "splash" if splash.fits(q_BLNH, k_BSKH) else "xla"
   dim = q_BLNH.shape[-1]
   half = q_BLNH.dtype in (jnp.bfloat16, jnp.float16)
   odd = q_BLNH.shape[1] % 2 or k_BSKH.shape[1] % 2
@@ -120,6 +157,13 @@ def choose(
   if platform == "gpu" and bias is None and fits:
     return "cudnn"
   return "xla"
+
+
+def platform() -> str:
+  """What the program is traced for, which need not be here."""
+  mesh = jax.sharding.get_abstract_mesh()
+  device = None if mesh.empty else mesh.abstract_device
+  return device.platform if device is not None else jax.default_backend()
 
 
 def attend(
@@ -157,10 +201,10 @@ def attend(
     ValueError: an unknown implementation.
   """
   if implementation == "auto":
-    structure = (kv_segments_BS, q_positions_BL, kv_positions_BS)
-    dense = any(part is not None for part in structure)
+    placed = q_positions_BL is not None or kv_positions_BS is not None
+    dense = placed or kv_segments_BS is not None
     implementation = choose(
-      q_BLNH, k_BSKH, bias, jax.default_backend(), dense=dense
+      q_BLNH, k_BSKH, bias, platform(), dense=dense, placed=placed
     )
   if implementation not in IMPLEMENTATIONS:
     raise ValueError(
@@ -178,4 +222,56 @@ def attend(
     kv_positions_BS=kv_positions_BS,
     bias=bias,
     scale=scale,
+  )
+
+
+def append(
+  q_BPNH: jax.Array,
+  new: tuple[jax.Array, jax.Array],
+  kept: tuple[jax.Array, jax.Array],
+  starts_B: jax.Array,
+  *,
+  scale: float,
+  implementation: str = "auto",
+) -> jax.Array:
+  """Attention of rows that continue kept ones: prefill.
+
+  Args:
+    q_BPNH: queries at positions `starts_B` and on.
+    new: keys and values of the same positions, `[B, P, K, H]`.
+    kept: those of the whole rows, `[B, S, K, H]`, the new ones written to
+      them; past a row's end is anything.
+
+  Returns:
+    out_BPNH.
+  """
+  if implementation == "auto":
+    implementation = choose(q_BPNH, new[0], None, platform(), dense=True)
+  offset_P = jnp.arange(q_BPNH.shape[1])
+  if not implementation.startswith("splash"):
+    return attend(
+      q_BPNH,
+      *kept,
+      causal=True,
+      q_positions_BL=starts_B[:, None] + offset_P,
+      scale=scale,
+      implementation=implementation,
+    )
+  # What was there before, then the new: causality is by index again.
+  size = kept[0].shape[1]
+  before_BS = jnp.arange(size + -size % splash.LANES) < starts_B[:, None]
+  keys, values = (
+    jnp.concatenate([splash.padded(old), fresh.astype(old.dtype)], axis=1)
+    for old, fresh in zip(kept, new, strict=True)
+  )
+  new_BP = jnp.ones(q_BPNH.shape[:2], bool)
+  return splash.attend(
+    q_BPNH,
+    keys,
+    values,
+    kv_segments_BS=jnp.concatenate([before_BS, new_BP], axis=1),
+    causal=True,
+    offset=before_BS.shape[1],
+    scale=scale,
+    interpret=implementation == "splash_interpreted",
   )

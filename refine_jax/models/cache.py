@@ -43,12 +43,34 @@ def quantise(x: jax.Array) -> Quantised:
 
 
 @flax.struct.dataclass
+class Pages:
+  """Rows in pieces along their positions, so that a step reads those in use.
+
+  Attributes:
+    parts: `[R, K, W, H]` each, W for every one its own; arrays or `Quantised`.
+  """
+
+  parts: tuple[Any, ...]
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    rows, heads, _, dim = self.parts[0].shape
+    return rows, heads, sum(part.shape[2] for part in self.parts), dim
+
+  @property
+  def starts(self) -> tuple[int, ...]:
+    """The position that each part begins with."""
+    sizes = [part.shape[2] for part in self.parts]
+    return tuple(sum(sizes[:i]) for i in range(len(sizes)))
+
+
+@flax.struct.dataclass
 class Cache:
   """One compact, unpadded row per slot.
 
   Layers are unrolled: one array per layer lets XLA update it in place in a
   `while_loop` carry, where a stacked cache would be copied. Every array may
-  be `Quantised`.
+  be `Quantised`; `keys` and `values` of a split cache may be `Pages`.
 
   Attributes:
     keys, values: per layer `[slots, K, S, H]`.
@@ -86,8 +108,35 @@ def empty(
   return Cache(rows(), rows(), jnp.zeros((slots,), jnp.int32))
 
 
+def paged(cache: Cache, size: int) -> Cache:
+  """An empty cache whose own rows are in pages of `size` positions."""
+
+  def cut(rows):
+    length = rows.shape[2]
+    return Pages(
+      tuple(
+        jax.tree.map(lambda x, at=at: x[:, :, at : at + size], rows)
+        for at in range(0, length, size)
+      )
+    )
+
+  if cache.keys[0].shape[2] <= size:
+    return cache
+  return cache.replace(
+    keys=tuple(map(cut, cache.keys)), values=tuple(map(cut, cache.values))
+  )
+
+
 def append_one(rows_BKSH: Any, new_BKH: jax.Array, lengths_B: jax.Array) -> Any:
   """Writes one position per slot at `lengths_B`; past the end is dropped."""
+  if isinstance(rows_BKSH, Pages):
+    parts = []
+    for start, part in zip(rows_BKSH.starts, rows_BKSH.parts, strict=True):
+      size = part.shape[2]
+      # Before the page is as much outside of it as past its end.
+      at_B = jnp.where(lengths_B < start, size, lengths_B - start)
+      parts.append(append_one(part, new_BKH, at_B))
+    return Pages(tuple(parts))
   slots = jnp.arange(rows_BKSH.shape[0])
   return _write(rows_BKSH, new_BKH, (slots, slice(None), lengths_B))
 
@@ -155,8 +204,9 @@ def load(
 
   def one(into, new):
     # A row at a time: only the row is moved, and only it is written.
-    part = sharding.row(new, source_row, "batch", "kv_heads", None, None)
-    return into.at[row[None]].set(part, mode="drop")
+    axes = ("batch", "kv_heads", None, None)
+    part = sharding.row(new, source_row, *axes)
+    return sharding.set_row(into, row, part, *axes)
 
   keys, values = jax.tree.map(one, prompts(cache), prompts(source))
   kind = "cross" if cache.cross_keys else "prefix"

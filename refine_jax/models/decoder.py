@@ -186,10 +186,10 @@ class Decoder(nn.Module):
       kernel, axis = params["embed"]["table"], 1
     else:
       kernel, axis = params["head"]["kernel"], 0
-    logits = jax.lax.dot_general(
+    logits = layers.product(
       hidden.astype(dtype),
       kernel.astype(dtype),
-      (((hidden.ndim - 1,), (axis,)), ((), ())),
+      (axis,),
       preferred_element_type=jnp.float32,
     )
     bias = params.get("head", {}).get("bias")
@@ -351,12 +351,14 @@ class Decoder(nn.Module):
       place = (slots_B, starts_B, lengths_B)
       keys[i] = caches.append_rows(keys[i], k_BPKH, *place)
       values[i] = caches.append_rows(values[i], v_BPKH, *place)
-      return attention.attend(
+      return attention.append(
         q_BPNH,
-        caches.rows_of(keys[i], slots_B, q_BPNH.dtype),
-        caches.rows_of(values[i], slots_B, q_BPNH.dtype),
-        causal=True,
-        q_positions_BL=positions_BP,
+        (k_BPKH, v_BPKH),
+        (
+          caches.rows_of(keys[i], slots_B, q_BPNH.dtype),
+          caches.rows_of(values[i], slots_B, q_BPNH.dtype),
+        ),
+        starts_B,
         scale=self.config.head_dim**-0.5,
         implementation=self.config.attention,
       )
