@@ -1,10 +1,12 @@
 """The loop: prompts, freezing, budget, candidates, and who is heard."""
 
+import itertools
+
 import pytest
-from scripted import Echo, Scripted, problems, text_of
+from scripted import Echo, Scripted, problems, rng, text_of
 
 from refine_jax import records
-from refine_jax.methods import critics, refine
+from refine_jax.methods import critics, evaluation, refine
 
 TEMPLATE = refine.Template()
 TASK = Echo()
@@ -169,3 +171,19 @@ def test_words_of_one_under_the_verdict_of_another():
   done = run(trajectories, critic, Scripted(lambda r, _: r.id[1]), turns=3)
   assert all(len(t.turns) == 1 for t in done)
   assert all(t.turns[0].feedback.accepted for t in done)
+
+
+def test_under_the_oracle_what_is_right_stays_right():
+  given, trajectories = start(40)
+  noise = rng()
+
+  def sometimes(request, _):
+    return request.id[1:].split("/")[0] if noise.random() < 0.4 else "?"
+
+  done = run(trajectories, oracle(given), Scripted(sometimes), turns=4)
+  by_id = {p.id: p for p in given}
+  done = [evaluation.with_metrics(TASK, by_id, t) for t in done]
+  right = [evaluation.at_turn(done, t, "exact") for t in range(1, 5)]
+  for before, after in itertools.pairwise(right):
+    assert (after >= before).all()
+  assert right[-1].sum() > right[0].sum() > 0
