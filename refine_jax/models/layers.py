@@ -3,7 +3,7 @@
 Parameters are float32 and are cast to `dtype` where they are used.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -18,7 +18,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "silu": jax.nn.silu,
 }
 
-_POLICIES: dict[str, Any] = {
+POLICIES: dict[str, Any] = {
   "full": None,  # keep only what enters each layer
   "dots": jax.checkpoint_policies.dots_saveable,
   "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -56,12 +56,12 @@ def remat(layer: type[nn.Module], policy: str, **kwargs) -> type[nn.Module]:
   """`layer` that recomputes its activations: "none", "full", "dots", ..."""
   if policy == "none":
     return layer
-  if policy not in _POLICIES:
+  if policy not in POLICIES:
     raise ValueError(
-      f"remat policy {policy!r}: expected one of {['none', *_POLICIES]}"
+      f"remat policy {policy!r}: expected one of {['none', *POLICIES]}"
     )
   # Inside a scan nothing can be merged across iterations, so no barriers.
-  return nn.remat(layer, policy=_POLICIES[policy], prevent_cse=False, **kwargs)
+  return nn.remat(layer, policy=POLICIES[policy], prevent_cse=False, **kwargs)
 
 
 @flax.struct.dataclass
@@ -111,14 +111,8 @@ class Dense(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = x.shape[-self.inputs :] + tuple(self.features)
     kernel = self.param("kernel", named(self.initializer, self.axes), shape)
-    ndim = x.ndim
-    y = jax.lax.dot_general(
-      x.astype(self.dtype),
-      kernel.astype(self.dtype),
-      (
-        (tuple(range(ndim - self.inputs, ndim)), tuple(range(self.inputs))),
-        ((), ()),
-      ),
+    y = product(
+      x.astype(self.dtype), kernel.astype(self.dtype), range(self.inputs)
     )
     if self.bias:
       init = named(nn.initializers.zeros, self.axes[self.inputs :])
@@ -138,6 +132,22 @@ class Dense(nn.Module):
       x.astype(self.dtype), a, ((ours, tuple(range(self.inputs))), ((), ()))
     )
     return jax.lax.dot_general(inner, b, (((inner.ndim - 1,), (0,)), ((), ())))
+
+
+def product(x: jax.Array, kernel: jax.Array, axes: Sequence[int], **kwargs):
+  """The last dimensions of x against `axes` of a kernel without other batch.
+
+  All rows are one dimension: the kernel's gradient then sums over one and not
+  over several, for which XLA on CPU would transpose its operands first.
+  """
+  rows, inputs = x.shape[: x.ndim - len(axes)], x.shape[x.ndim - len(axes) :]
+  y = jax.lax.dot_general(
+    x.reshape(-1, *inputs),
+    kernel,
+    ((tuple(range(1, len(inputs) + 1)), tuple(axes)), ((), ())),
+    **kwargs,
+  )
+  return y.reshape(*rows, *y.shape[1:])
 
 
 def lookup(table_VD: jax.Array, ids: jax.Array, dtype: Any) -> jax.Array:

@@ -208,10 +208,10 @@ class T5(nn.Module):
       kernel, axis, scale = params["embed"]["table"], 1, config.width**-0.5
     else:
       kernel, axis, scale = params["head"]["kernel"], 0, 1.0
-    logits = jax.lax.dot_general(
+    logits = layers.product(
       hidden.astype(config.compute_dtype),
       kernel.astype(config.compute_dtype),
-      (((hidden.ndim - 1,), (axis,)), ((), ())),
+      (axis,),
       preferred_element_type=jnp.float32,
     )
     return logits * scale
