@@ -169,6 +169,12 @@ def _encode(tokenizer, example, bos, prompt_eos) -> Encoded:
   )
 
 
+def check_policy(on_long: str) -> None:
+  """Raises ValueError unless it is one of ON_LONG."""
+  if on_long not in ON_LONG:
+    raise ValueError(f"on_long is one of {ON_LONG}, not {on_long!r}")
+
+
 def _fit(
   encoded: Encoded,
   max_prompt: int,
@@ -177,8 +183,7 @@ def _fit(
   keep: tuple[int, int],
 ) -> tuple[Encoded | None, str]:
   """Cuts the prompt's text; its `keep` first and last ids are not text."""
-  if on_long not in ON_LONG:
-    raise ValueError(f"on_long is one of {ON_LONG}, not {on_long!r}")
+  check_policy(on_long)
   prompt = encoded.prompt_ids
   if len(encoded.target_ids) > max_target:
     return None, "long_target"

@@ -154,8 +154,7 @@ def parse(
     BadRow: with file, line, field and value; under `skip` only when no row
       at all was usable.
   """
-  if on_bad_row not in ("stop", "skip"):
-    raise ValueError(f"on_bad_row is 'stop' or 'skip', not {on_bad_row!r}")
+  check_policy(on_bad_row)
   results, bad, messages, first = [], 0, [], None
   for result in _parsed(open_rows(source), fn):
     if not isinstance(result, records.BadRow):
@@ -170,6 +169,12 @@ def parse(
     # A bug in `fn` looks like this too; nothing to go on with either way.
     raise first
   return results, Report(str(source), len(results), bad, tuple(messages))
+
+
+def check_policy(on_bad_row: str) -> None:
+  """Raises ValueError unless `parse` knows it."""
+  if on_bad_row not in ("stop", "skip"):
+    raise ValueError(f"on_bad_row is 'stop' or 'skip', not {on_bad_row!r}")
 
 
 def _parsed(rows: formats.Rows, fn: Callable) -> Iterator[Any]:

@@ -21,6 +21,7 @@ from flax import linen as nn
 
 from refine_jax import models
 from refine_jax.batch import Batch, Params
+from refine_jax.models import attention, layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +113,23 @@ def build(description: Mapping[str, Any]) -> nn.Module:
   if name not in families():
     raise ValueError(f"model family {name!r}: expected one of {[*families()]}")
   family = families()[name]
-  return family.module(_config(family.config, description["config"], name))
+  config = _config(family.config, description["config"], name)
+  _check_choices(config)
+  return family.module(config)
+
+
+def _check_choices(config: Any) -> None:
+  """Raises ValueError for a name that only tracing would stumble over."""
+  known = {
+    "activation": layers.ACTIVATIONS,
+    "attention": ("auto", *attention.IMPLEMENTATIONS),
+    "dtype": ("float32", "bfloat16", "float16"),
+    "remat": ("none", *layers.POLICIES),
+  }
+  for name, values in known.items():
+    value = getattr(config, name, None)
+    if value is not None and value not in values:
+      raise ValueError(f"{name} {value!r}: expected one of {[*values]}")
 
 
 def _config(cls: type, values: Mapping[str, Any], place: str) -> Any:

@@ -25,6 +25,7 @@ from refine_jax.models import families, hf, lora_hf
 from refine_jax.sampling.engine import Engine
 from refine_jax.sampling.settings import Request, Sampling
 from refine_jax.stages import adapters
+from refine_jax.stages.reading import BadConfig, reading
 from refine_jax.tasks import base as tasks
 from refine_jax.training import checkpoint, optim, state
 
@@ -64,15 +65,22 @@ def resolve(path: str, workdir: pathlib.Path) -> pathlib.Path:
 def task(config: ConfigDict, options: ConfigDict | None = None) -> tasks.Task:
   """The experiment's task; a stage may have `options` of its own."""
   own = options.to_dict() if options else {}
-  return tasks.load(config.name, **{**config.options.to_dict(), **own})
+  with reading("task"):
+    return tasks.load(config.name, **{**config.options.to_dict(), **own})
 
 
 def problems(
   task: tasks.Task, split: str, config: ConfigDict, *, rows=(0, None)
 ) -> list[records.Problem]:
   """A split's problems; `rows` is a slice of the usable ones."""
+  with reading("data"):
+    try:
+      source = task.source(split)  # ValueError names the splits there are
+    except KeyError as error:
+      raise ValueError(f"there is no split {split!r}") from error
+    sources.check_policy(config.on_bad_row)
   found, report = sources.parse(
-    task.source(split), task.problem, on_bad_row=config.on_bad_row
+    source, task.problem, on_bad_row=config.on_bad_row
   )
   if report.skipped:
     print(f"data: {report}", flush=True)
@@ -83,7 +91,8 @@ def problems(
 def mesh(config: ConfigDict) -> jax.sharding.Mesh:
   sizes = config.to_dict()
   count = sizes.pop("devices")
-  return sharding.make_mesh(**sizes, devices=jax.devices()[: count or None])
+  with reading("mesh"):
+    return sharding.make_mesh(**sizes, devices=jax.devices()[: count or None])
 
 
 def own_mesh(config: ConfigDict) -> jax.sharding.Mesh:
@@ -96,9 +105,10 @@ def own_mesh(config: ConfigDict) -> jax.sharding.Mesh:
     return mesh(config)
   sizes = config.to_dict()
   count = sizes.pop("devices")
-  return sharding.make_mesh(
-    **sizes, devices=jax.local_devices()[: count or None]
-  )
+  with reading("mesh"):
+    return sharding.make_mesh(
+      **sizes, devices=jax.local_devices()[: count or None]
+    )
 
 
 def tokenizer(
@@ -109,7 +119,8 @@ def tokenizer(
   if path != "byte":
     local = resolve(path, workdir)
     path = local if local.exists() or path.startswith(".") else path
-  made = tokenizers.load(path)
+  with reading("tokenizer"):
+    made = tokenizers.load(path)
   made.tokens_unknown(markers)
   return made
 
@@ -132,7 +143,8 @@ def fresh_model(
   fields = config.overrides.to_dict()
   if not fields.get("vocab_size"):
     fields["vocab_size"] = text.vocab_size
-  module = families.build({"family": config.family, "config": fields})
+  with reading("model"):
+    module = families.build({"family": config.family, "config": fields})
   params = state.init_params(
     module, jax.random.key(seed), mesh, example_batch()
   )
@@ -141,9 +153,10 @@ def fresh_model(
 
 def _pretrained(config, text, mesh) -> Model:
   folder = _folder(config.path)
-  module, params = hf.load(folder, mesh=mesh, **config.overrides.to_dict())
+  with reading("model"):
+    module, params = hf.load(folder, mesh=mesh, **config.overrides.to_dict())
   if text.vocab_size > module.config.vocab_size:
-    raise ValueError(
+    raise BadConfig(
       f"the tokenizer has {text.vocab_size} ids, the model {folder} only"
       f" {module.config.vocab_size}"
     )
@@ -220,9 +233,10 @@ def example_batch() -> Batch:
 def optimizer(config: ConfigDict, steps: int):
   settings = config.to_dict()
   settings["multipliers"] = dict(settings["multipliers"])
-  return optim.make_optimizer(
-    optim.OptimizerSettings(total_steps=steps, **settings)
-  )
+  with reading("optimizer"):
+    return optim.make_optimizer(
+      optim.OptimizerSettings(total_steps=steps, **settings)
+    )
 
 
 def encoded(
@@ -232,6 +246,8 @@ def encoded(
 ) -> encode.EncodedExamples:
   """Examples in the ids this model reads; says what was dropped."""
   decoder_only = not model.module.encoder_decoder
+  with reading("data"):
+    encode.check_policy(config.on_long)
   made, report = encode.encode_examples(
     model.tokenizer,
     examples,
@@ -259,18 +275,19 @@ def make_batches(
   """Batches of this process's rows."""
   packed = config.batching == "pack"
   longest = config.max_prompt + config.max_target
-  return batches.Batches(
-    examples,
-    batch_size,
-    pad_id=model.tokenizer.pad_id,
-    mode=config.batching,
-    seed=seed,
-    shuffle=shuffle,
-    epochs=epochs,
-    row_tokens=(config.row_tokens or 4 * longest) if packed else None,
-    buckets=config.buckets,
-    process=(jax.process_index(), jax.process_count()),
-  )
+  with reading("data"):
+    return batches.Batches(
+      examples,
+      batch_size,
+      pad_id=model.tokenizer.pad_id,
+      mode=config.batching,
+      seed=seed,
+      shuffle=shuffle,
+      epochs=epochs,
+      row_tokens=(config.row_tokens or 4 * longest) if packed else None,
+      buckets=config.buckets,
+      process=(jax.process_index(), jax.process_count()),
+    )
 
 
 def check_rows(rows: int, mesh: jax.sharding.Mesh) -> None:
@@ -278,7 +295,7 @@ def check_rows(rows: int, mesh: jax.sharding.Mesh) -> None:
   axes = sharding.RULES["batch"]
   ways = math.prod(mesh.shape[axis] for axis in axes)
   if rows % ways:
-    raise ValueError(
+    raise BadConfig(
       f"batch_size={rows} does not divide among {ways} devices (mesh axes"
       f" {', '.join(axes)}); take a multiple of {ways}"
     )
@@ -297,7 +314,8 @@ def place_turns(batch: Any, mesh: jax.sharding.Mesh) -> Any:
 
 
 def sampling(config: ConfigDict, seed: int = 0) -> Sampling:
-  return Sampling(**config.to_dict(), seed=seed)
+  with reading("sampling"):
+    return Sampling(**config.to_dict(), seed=seed)
 
 
 def at_temperature(sampling: Sampling, temperature: float) -> Sampling:
@@ -306,16 +324,17 @@ def at_temperature(sampling: Sampling, temperature: float) -> Sampling:
 
 def engine(model: Model, config: ConfigDict, tokens: int) -> Engine:
   """An engine for completions of up to `tokens` tokens."""
-  return Engine(
-    model.module,
-    model.tokenizer,
-    mesh=model.mesh,
-    slots=None if config.get("memory") else config.slots,
-    memory=config.get("memory") or None,
-    cache_dtype=config.get("cache_dtype") or None,
-    prompt_buckets=tuple(config.prompt_buckets),
-    token_buckets=(tokens,),
-  )
+  with reading("engine"):
+    return Engine(
+      model.module,
+      model.tokenizer,
+      mesh=model.mesh,
+      slots=None if config.get("memory") else config.slots,
+      memory=config.get("memory") or None,
+      cache_dtype=config.get("cache_dtype") or None,
+      prompt_buckets=tuple(config.prompt_buckets),
+      token_buckets=(tokens,),
+    )
 
 
 def proposer(engine: Engine, params: Params, sampling: Sampling):
@@ -329,4 +348,5 @@ def proposer(engine: Engine, params: Params, sampling: Sampling):
 
 def template(config: ConfigDict) -> Template | Dialogue:
   kind = Dialogue if "style" in config else Template
-  return kind(**config.to_dict())
+  with reading("template"):
+    return kind(**config.to_dict())

@@ -10,6 +10,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags
@@ -17,7 +18,8 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from refine_jax import records
-from refine_jax.stages import allocator, distributed
+from refine_jax.models.hf import BadFolder
+from refine_jax.stages import allocator, distributed, reading
 from refine_jax.training import workdir as workdirs
 
 # A stage's `main`: does the work and returns one line saying what it made.
@@ -44,6 +46,9 @@ FREE = (
 )
 # What a user can mend; told in one line, without a traceback.
 USER_ERRORS = (
+  reading.BadConfig,
+  BadFolder,
+  distributed.BadEnvironment,
   records.BadRow,
   workdirs.ConfigMismatch,
   FileNotFoundError,
@@ -93,7 +98,13 @@ def parse(argv: list[str]) -> list[str]:
     FileNotFoundError,
   ) as error:
     text = error.args[0] if isinstance(error, KeyError) else str(error)
-    sys.exit(f"error: {_first_cause(text)}")
+    refuse(_first_cause(text))
+
+
+def refuse(message: object) -> NoReturn:
+  """Tells a user's mistake and exits with code 2, as for a wrong flag."""
+  print(f"error: {message}", file=sys.stderr, flush=True)
+  sys.exit(2)
 
 
 def _first_cause(message: str) -> str:
@@ -113,26 +124,37 @@ def load_config(spec: str) -> ConfigDict:
 
 def _start(main: Main, sections: Sequence[str], argv: list[str]) -> None:
   if argv[1:]:
-    sys.exit(f"error: unexpected arguments {argv[1:]}")
+    refuse(f"unexpected arguments {argv[1:]}")
   values = flags.FLAGS
   # Orbax warns of files it does not need; our own words are printed.
   absl_logging.set_verbosity(absl_logging.ERROR)
-  if values.distributed:
-    distributed.join()
-  config, workdir = values.config, pathlib.Path(values.workdir)
+  workdir = pathlib.Path(values.workdir)
   try:
-    sections_read = {name: config.to_dict()[name] for name in sections}
+    if values.distributed:
+      distributed.join()
+    read = _read(values.config, sections)
     if jax.process_index() == 0:
       workdir.mkdir(parents=True, exist_ok=True)
-      workdirs.claim(workdir, sections_read, free=FREE)
-    line = main(config, workdir)
+      workdirs.claim(workdir, read, free=FREE)
+    line = main(values.config, workdir)
   except USER_ERRORS as error:
-    sys.exit(f"error: {error}")
+    refuse(error)
   except KeyboardInterrupt:
     sys.exit(130)
   except OSError as error:
     if error.errno is None:
-      sys.exit(f"error: {error}")
-    sys.exit(f"error: {os.strerror(error.errno)}: {error.filename or error}")
+      refuse(error)
+    refuse(f"{os.strerror(error.errno)}: {error.filename or error}")
   if jax.process_index() == 0:
     print(line, flush=True)
+
+
+def _read(config: ConfigDict, sections: Sequence[str]) -> dict[str, Any]:
+  """The sections a stage reads; BadConfig names one that is not there."""
+  values = config.to_dict()
+  for name in sections:
+    if name not in values:
+      raise reading.BadConfig(
+        f"the config has no {name!r}; it has {', '.join(sorted(values))}"
+      )
+  return {name: values[name] for name in sections}

@@ -7,6 +7,7 @@ critic_examples.jsonl (x, z' -> f) and revision_examples.jsonl
 """
 
 import json
+import os
 import pathlib
 
 from ml_collections import ConfigDict
@@ -70,7 +71,9 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
     ),
   )
   counts = critic_data.counts(rows)
-  done.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
+  temporary = done.with_name(f".{done.name}.{os.getpid()}.tmp")
+  temporary.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
+  os.replace(temporary, done)  # the mark of a complete stage
   listing = ", ".join(f"{name} {count}" for name, count in counts.items())
   return f"Wrote {len(rows)} critiques to {workdir}: {listing}"
 

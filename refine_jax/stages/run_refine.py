@@ -18,6 +18,7 @@ from refine_jax import records
 from refine_jax.methods import critics, evaluation, refine
 from refine_jax.sampling.settings import Request
 from refine_jax.stages import build, critique_arms, launch
+from refine_jax.stages.reading import BadConfig
 
 SECTIONS = (
   "seed",
@@ -53,7 +54,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
 def _mine(name: str, settings: ConfigDict) -> bool:
   """Whether an arm belongs to this process's share."""
   if name not in settings.arms:
-    raise ValueError(f"no arm {name!r}; there are {list(settings.order)}")
+    raise BadConfig(f"no arm {name!r}; there are {list(settings.order)}")
   trained = settings.arms[name].critic in ("model", "self", "vote")
   return settings.share in ("", "critic" if trained else "rest")
 
@@ -124,12 +125,16 @@ class Bench:
   def _critic(self, arm: ConfigDict, reviser: str) -> refine.Critic:
     task, seed = self.task, self.config.seed
     oracle = critics.oracle(task.feedback, self.by_id, task.no_hint)
-    critic = {
+    kinds = {
       "oracle": lambda: oracle,
       "none": lambda: critics.none,
       "model": lambda: self._model_critic(self.settings.critic),
       "self": lambda: self._model_critic(reviser),
-    }[arm.critic]()
+    }
+    if arm.critic not in kinds:
+      known = ", ".join((*kinds, "vote", "constant"))
+      raise BadConfig(f"an arm's critic is one of {known}, not {arm.critic!r}")
+    critic = kinds[arm.critic]()
     pool = list(self.settings.noise_words)
     if not pool and (arm.noise or arm.words == "shuffled"):
       pool = critics.words_of(task, self.problems[:200])

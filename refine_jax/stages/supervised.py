@@ -16,9 +16,10 @@ from refine_jax.methods.refine import Template
 from refine_jax.sampling.engine import Engine
 from refine_jax.sampling.settings import Request, Sampling
 from refine_jax.stages import adapters, build
+from refine_jax.stages.reading import BadConfig, reading
 from refine_jax.tasks.base import Task
 from refine_jax.training import fit as fitting
-from refine_jax.training import flops, hooks, state
+from refine_jax.training import flops, hooks, optim, state
 from refine_jax.training.checkpoint import Checkpointer, Goal
 from refine_jax.training.loss import LossFn, supervised_loss
 from refine_jax.training.metrics import Meter, Writer
@@ -44,7 +45,9 @@ def run(
     model, examples, data, batch_size=train.batch_size, seed=config.seed
   )
   optimizer, _ = build.optimizer(train.optimizer, train.steps)
-  trained = adapters.trained(model, train, seed=config.seed)
+  with reading("train.lora"):
+    trained = adapters.trained(model, train, seed=config.seed)
+  check_pieces(train)
   step = make_train_step(
     trained.loss(loss_function(model, train)),
     optimizer,
@@ -74,12 +77,22 @@ def in_updates(train: ConfigDict, rows: int) -> ConfigDict:
 
 
 def loss_function(model: build.Model, train: ConfigDict) -> LossFn:
-  return supervised_loss(
-    model.module,
-    chunk=train.xent_chunk,
-    label_smoothing=train.label_smoothing,
-    reduction=train.reduction,
-  )
+  with reading("train"):
+    return supervised_loss(
+      model.module,
+      chunk=train.xent_chunk,
+      label_smoothing=train.label_smoothing,
+      reduction=train.reduction,
+    )
+
+
+def check_pieces(train: ConfigDict) -> None:
+  """A batch has to be cut into micro-batches of one size."""
+  if train.micro_batches < 1 or train.batch_size % train.micro_batches:
+    raise BadConfig(
+      f"train.batch_size={train.batch_size} cannot be cut into"
+      f" train.micro_batches={train.micro_batches} of one size"
+    )
 
 
 def fit(
@@ -101,15 +114,20 @@ def fit(
     params: what is trained, if not the model's own parameters.
 
   Raises:
-    ValueError: the batch does not divide among the mesh's batch axes, or the
-      section asks for adapters and gets none.
+    BadConfig: the batch does not divide among the mesh's batch axes, or the
+      section asks for adapters and gets none, or for what cannot be.
   """
   if params is None:
-    adapters.refuse(train)
+    with reading("train.lora"):
+      adapters.refuse(train)
     params = model.params
   build.check_rows(train.batch_size, model.mesh)
   optimizer, schedule = build.optimizer(train.optimizer, train.steps)
-  goal = Goal(train.best_metric, train.best_mode)
+  with reading("train"):
+    goal = Goal(train.best_metric, train.best_mode)
+    hooks.check_profile(train.profile_steps)
+  with reading("train.optimizer.multipliers"):
+    optim.check_multipliers(dict(train.optimizer.multipliers), params)
   with (
     Checkpointer(workdir, keep=train.keep_last, goal=goal) as checkpointer,
     Writer(workdir, total=train.steps) as writer,

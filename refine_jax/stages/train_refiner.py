@@ -16,6 +16,7 @@ from refine_jax import records
 from refine_jax.data import encode
 from refine_jax.methods import critics, evaluation, refine, refiner
 from refine_jax.stages import build, launch, supervised
+from refine_jax.stages.reading import BadConfig, reading
 from refine_jax.training.step import TrainStep, make_train_step
 
 SECTIONS = (
@@ -31,6 +32,10 @@ SECTIONS = (
 )
 
 
+# `none` says nothing: the ablation without a critic at training.
+CRITICS = ("oracle", "model", "none")
+
+
 def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   """Trains one generator.
 
@@ -40,6 +45,11 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   3. Update on them, the loss summed over turns; validate by the same loop.
   """
   settings = config.train_refiner
+  if settings.critic not in CRITICS:
+    raise BadConfig(
+      f"train_refiner.critic is one of {CRITICS}, not {settings.critic!r}"
+    )
+  rollout_of(settings.rollout)  # told before anything is loaded
   task = build.task(config.task, settings.options)
   template = build.template(config.template)
   mesh = build.mesh(config.mesh)
@@ -179,7 +189,7 @@ class Rounds:
       ]
     examples = [example for examples in by_turn for example in examples]
     if not examples:
-      raise ValueError(
+      raise BadConfig(
         "no example to learn from: every hypothesis was accepted, and"
         " rollout.errors_only leaves those out"
       )
@@ -201,7 +211,8 @@ class Rounds:
 
 def rollout_of(config: ConfigDict) -> refiner.Rollout:
   names = {field.name for field in dataclasses.fields(refiner.Rollout)}
-  return refiner.Rollout(**{k: v for k, v in config.items() if k in names})
+  with reading("train_refiner.rollout"):
+    return refiner.Rollout(**{k: v for k, v in config.items() if k in names})
 
 
 def _critic(task, problems, config, workdir, mesh) -> refine.Critic:
@@ -215,13 +226,11 @@ def _critic(task, problems, config, workdir, mesh) -> refine.Critic:
     )
     template = build.template(config.template)
     critic = critics.model(generate, template, task.no_hint)
-  elif settings.critic == "oracle":
+  elif settings.critic == "none":
+    critic = critics.none
+  else:
     critic = critics.oracle(
       task.feedback, refiner.by_id(problems), task.no_hint
-    )
-  else:
-    raise ValueError(
-      f"train_refiner.critic is oracle or model, not {settings.critic!r}"
     )
   if settings.noise:
     pool = list(settings.noise_words) or critics.words_of(task, problems[:200])

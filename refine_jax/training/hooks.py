@@ -5,7 +5,7 @@ import pathlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -69,6 +69,12 @@ def agree(flag: bool) -> bool:
   return bool(multihost_utils.broadcast_one_to_all(np.asarray(flag)))
 
 
+def check_profile(steps: Sequence[int] | None) -> None:
+  """Raises ValueError unless these are `(first, last)`, or there are none."""
+  if steps and not (len(steps) == 2 and 0 <= steps[0] < steps[1]):
+    raise ValueError(f"profile steps (first, last): got {tuple(steps)}")
+
+
 class Profiler:
   """A trace of steps `first <= step < last` for TensorBoard or Perfetto.
 
@@ -78,8 +84,7 @@ class Profiler:
   """
 
   def __init__(self, folder: str | pathlib.Path, steps: tuple[int, int] | None):
-    if steps is not None and not 0 <= steps[0] < steps[1]:
-      raise ValueError(f"profile steps (first, last): got {steps}")
+    check_profile(steps)
     self._folder, self._steps, self._on = str(folder), steps, False
 
   def before(self, step: int) -> None:

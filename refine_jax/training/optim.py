@@ -145,7 +145,7 @@ def _adamw(
   dtype = jnp.dtype(settings.first_moment_dtype)
 
   def init(params):
-    _check_multipliers(settings.multipliers, params)
+    check_multipliers(settings.multipliers, params)
     return AdamState(
       jnp.zeros((), jnp.int32),
       jax.tree.map(lambda p: jnp.zeros_like(p, dtype=dtype), params),
@@ -245,7 +245,8 @@ def _factor(multipliers: Mapping[str, float], name: str) -> float:
   return next((f for k, f in multipliers.items() if re.search(k, name)), 1.0)
 
 
-def _check_multipliers(multipliers: Mapping[str, float], params: Any) -> None:
+def check_multipliers(multipliers: Mapping[str, float], params: Any) -> None:
+  """Raises ValueError for a pattern that finds no parameter."""
   names = [name_of(path) for path, _ in jax.tree.leaves_with_path(params)]
   for pattern in multipliers:
     # Optax also calls `init` with a tree of no leaves, to look at the state.
@@ -259,7 +260,7 @@ def _scale_by_name(
   multipliers: Mapping[str, float],
 ) -> optax.GradientTransformation:
   def init(params):
-    _check_multipliers(multipliers, params)
+    check_multipliers(multipliers, params)
     return optax.EmptyState()
 
   def update(updates, state, params=None):

@@ -187,21 +187,24 @@ def _mean_gradient(loss_fn, params, where, batch, rng, micro_batches):
   """Gradient of `sum(total) / sum(weight)` and the loss."""
   loss_fn, batch = _apart(loss_fn, batch)
 
-  def one(batch, rng):
+  def one(batch, rng, scale_of=lambda loss: 1):
     def total(params):
       loss = loss_fn(params, batch, rng)
-      return loss.total, jax.lax.stop_gradient(loss)
+      held = jax.lax.stop_gradient(loss)
+      return loss.total * scale_of(held), held
 
     grads, loss = jax.grad(total, has_aux=True)(params)
     return _pin(grads, where), loss
 
+  def scale_of(loss):
+    return Mean(jnp.float32(1), loss.weight).value()
+
   if micro_batches == 1:
-    grads, loss = one(batch, rng)
-  else:
-    stack = jax.tree.map(lambda x: _split(x, micro_batches), batch)
-    grads, loss = _scan_sum(one, stack, rng)
-  scale = Mean(jnp.float32(1), loss.weight).value()
-  return jax.tree.map(lambda g: g * scale, grads), loss
+    # Scaled before the backward pass: after it, it is one over all parameters.
+    return one(batch, rng, scale_of)
+  stack = jax.tree.map(lambda x: _split(x, micro_batches), batch)
+  grads, loss = _scan_sum(one, stack, rng)
+  return jax.tree.map(lambda g: g * scale_of(loss), grads), loss
 
 
 def _apart(loss_fn: LossFn, batch: Any) -> tuple[LossFn, Any]:
