@@ -28,6 +28,7 @@ def get_config(text=""):
     test_split="test",
     train_share=0.8,
     control="",
+    ablations=False,
     smoke=False,
   )
   task = config.task(
@@ -46,6 +47,7 @@ def get_config(text=""):
   for stage in (experiment.train_generator, experiment.train_refiner):
     stage.train.best_metric = "norm_exact"
   config.continue_instead(experiment, args.control)
+  config.refiner_ablations(experiment, args.ablations)
   return config.smoke(experiment) if args.smoke else experiment
 
 

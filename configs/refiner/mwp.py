@@ -29,6 +29,7 @@ def get_config(text=""):
     path=config.data_folder(),
     test_split="test",
     control="",
+    ablations=False,
     smoke=False,
   )
   if args.size == "small":
@@ -47,6 +48,7 @@ def get_config(text=""):
   # Ten published training rows do not execute to their answers.
   experiment.data.on_bad_row = "skip"
   config.continue_instead(experiment, args.control)
+  config.refiner_ablations(experiment, args.ablations)
   return config.smoke(experiment) if args.smoke else experiment
 
 

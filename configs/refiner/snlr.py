@@ -29,6 +29,7 @@ def get_config(text=""):
     difficulty="hard",
     path=config.data_folder(),
     control="",
+    ablations=False,
     smoke=False,
   )
   if args.size == "small":
@@ -44,6 +45,7 @@ def get_config(text=""):
       title="REFINER on synthetic reasoning",
     )
   config.continue_instead(experiment, args.control)
+  config.refiner_ablations(experiment, args.ablations)
   return config.smoke(experiment) if args.smoke else experiment
 
 

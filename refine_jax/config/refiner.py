@@ -441,6 +441,43 @@ def continue_instead(experiment: ConfigDict, control: str) -> None:
   section.options = experiment.train_refiner.options
 
 
+def refiner_ablations(experiment: ConfigDict, wanted: bool) -> None:
+  """Other arms: the paper's ablations and its noise study (figure 4).
+
+  They answer under the oracle, and revise with the refiners that
+  `launch_scripts/refiner_ablations.sh` trains beside the first one. Nothing
+  happens unless `wanted`.
+  """
+  if not wanted:
+    return
+  oracle = experiment.run_refine.arms["oracle critic"].to_dict()
+
+  def other(**changes):
+    return ConfigDict({**oracle, **changes})
+
+  arms = {"oracle critic": other()}
+  for percent in (25, 50, 75, 100):
+    arms[f"{percent} % noise"] = other(noise=percent / 100)
+  arms |= {
+    "trained without exploration": other(reviser="../refiner.greedy"),
+    "trained without a critic": other(reviser="../refiner.alone"),
+    "trained with 50 % noise": other(reviser="../refiner.noise"),
+    "trained without a critic, none": other(
+      critic="none", reviser="../refiner.alone"
+    ),
+    "its own critic": other(critic="self"),
+    "trained critic": other(critic="model"),
+  }
+  experiment.run_refine.update(arms=ConfigDict(arms), order=tuple(arms))
+  experiment.make_report.update(
+    title=f"{experiment.make_report.title}: ablations",
+    runs="../seed*",
+    evaluation="ablations",
+    shown="oracle critic",
+    command="bash launch_scripts/refiner_ablations.sh",
+  )
+
+
 def smoke(experiment: ConfigDict) -> ConfigDict:
   """The same experiment in seconds: tiny models, a few updates and rows."""
   for section, steps in (
