@@ -20,6 +20,7 @@ from refine_jax.methods import (
 )
 from refine_jax.methods.test_time import Plan
 from refine_jax.stages import build, critiquing
+from refine_jax.stages.reading import BadConfig
 
 
 def run(bench: Any, name: str, folder: pathlib.Path) -> None:
@@ -73,7 +74,7 @@ def _critic(bench: Any, arm: ConfigDict, words):
   if arm.critic == "oracle":
     return step_critics.oracle(bench.task, words, bench.by_id)
   if arm.critic != "model":
-    raise ValueError(f"critic is model or oracle, not {arm.critic!r}")
+    raise BadConfig(f"critic is model or oracle, not {arm.critic!r}")
   path, sampling = bench.settings.critic, build.sampling(bench.config.feedback)
   asked = critiquing.fitting(
     bench.propose(path, sampling, critic=True),

@@ -26,12 +26,13 @@ from refine_jax.sampling import annotator, endpoint
 from refine_jax.sampling.engine import Engine
 from refine_jax.sampling.settings import Sampling
 from refine_jax.stages import build, supervised
+from refine_jax.stages.reading import BadConfig
 from refine_jax.tasks.base import Task
 
 
 def grammar(name: str) -> Grammar:
   if name not in GRAMMARS:
-    raise ValueError(f"grammar is one of {', '.join(GRAMMARS)}, not {name!r}")
+    raise BadConfig(f"grammar is one of {', '.join(GRAMMARS)}, not {name!r}")
   return GRAMMARS[name]
 
 
@@ -154,7 +155,7 @@ def annotators(
       shop.model(path).params,
       build.sampling(shop.config.feedback, shop.config.seed),
     )
-  raise ValueError(
+  raise BadConfig(
     f"annotator is oracle, local or endpoint, not {settings.annotator!r}"
   )
 
@@ -162,7 +163,7 @@ def annotators(
 def parts(items: Sequence[Any], size: int) -> Iterator[tuple[int, Sequence]]:
   """(number of the first, items) of each chunk."""
   if size < 1:
-    raise ValueError(f"chunk must be positive, got {size}")
+    raise BadConfig(f"chunk must be positive, got {size}")
   for start in range(0, len(items), size):
     yield start, items[start : start + size]
 

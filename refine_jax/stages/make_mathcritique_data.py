@@ -24,6 +24,7 @@ from refine_jax.methods import (
   published,
 )
 from refine_jax.stages import build, critiquing, launch
+from refine_jax.stages.reading import BadConfig
 
 SECTIONS = (
   "seed",
@@ -205,7 +206,7 @@ class Maker:
     else:
       asked = critiquing.annotators(s, self.shop, self.workdir)
       if asked is None:
-        raise ValueError(
+        raise BadConfig(
           "this task plants no errors and has no oracle; take another annotator"
         )
       plant, kinds = annotation.planter(asked, self.task), flawed.ERROR_TYPES
@@ -349,7 +350,7 @@ def _with_positives(rows, share: float, seed: int):
   right = [r for r in rows if r.right]
   wrong = [r for r in rows if not r.right]
   if not 0 <= share < 1:
-    raise ValueError(f"positives must lie in [0, 1), got {share}")
+    raise BadConfig(f"positives must lie in [0, 1), got {share}")
   if not right or not wrong or not share:
     return wrong or right
   total = min(len(right) / share, len(wrong) / (1 - share))

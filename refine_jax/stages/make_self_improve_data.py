@@ -28,6 +28,7 @@ from refine_jax.methods import (
 from refine_jax.methods.self_improve import Solution
 from refine_jax.sampling.settings import Request
 from refine_jax.stages import build, critiquing, launch
+from refine_jax.stages.reading import BadConfig
 
 SECTIONS = (
   "seed",
@@ -77,7 +78,7 @@ class Explorer:
     self.config, self.settings = config, config.make_self_improve_data
     self.workdir = workdir
     if self.settings.explore not in MODES:
-      raise ValueError(
+      raise BadConfig(
         f"explore is one of {', '.join(MODES)}, not {self.settings.explore!r}"
       )
     self.shop = critiquing.Workshop(config, workdir, self.settings.options)

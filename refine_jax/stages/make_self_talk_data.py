@@ -24,6 +24,7 @@ from refine_jax.methods import (
 from refine_jax.methods.flawed import joined
 from refine_jax.sampling.settings import Request
 from refine_jax.stages import critiquing, launch
+from refine_jax.stages.reading import BadConfig
 
 SECTIONS = (
   "seed",
@@ -94,9 +95,7 @@ class Talker:
     self.problems = self.shop.problems(self.settings.split, self.settings.rows)
     self.by_id = monte_carlo.by_id(self.problems)
     if self.settings.form not in ("talk", "trajectory"):
-      raise ValueError(
-        f"form is talk or trajectory, not {self.settings.form!r}"
-      )
+      raise BadConfig(f"form is talk or trajectory, not {self.settings.form!r}")
 
   def talk(self) -> None:
     path = self.workdir / "talks.jsonl"

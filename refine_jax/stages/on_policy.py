@@ -20,6 +20,7 @@ from refine_jax import records
 from refine_jax.batch import Params
 from refine_jax.methods import rollout
 from refine_jax.stages import build, supervised
+from refine_jax.stages.reading import BadConfig
 from refine_jax.tasks import programs, reft_rows
 from refine_jax.tasks.base import Task
 from refine_jax.training import hooks
@@ -75,7 +76,7 @@ class Rounds:
     settings: ConfigDict,
   ):
     if jax.process_count() > 1:
-      raise ValueError(
+      raise BadConfig(
         "on-policy stages run in one process, whose devices may be many;"
         f" these are {jax.process_count()}"
       )
@@ -84,7 +85,7 @@ class Rounds:
     self._size = settings.train.batch_size // settings.rollout.samples
     self._samples = settings.rollout.samples
     if self._size * self._samples != settings.train.batch_size:
-      raise ValueError(
+      raise BadConfig(
         f"batch_size={settings.train.batch_size} rollouts are no multiple of"
         f" rollout.samples={self._samples}"
       )

@@ -17,6 +17,7 @@ from refine_jax.batch import Params
 from refine_jax.methods import rollout
 from refine_jax.models.actor_critic import ActorCritic, policy_of
 from refine_jax.stages import build, on_policy
+from refine_jax.stages.reading import BadConfig
 from refine_jax.training import ppo
 from refine_jax.training.state import TrainState, init_params, state_of
 from refine_jax.training.step import make_train_step, means, on_mesh
@@ -60,16 +61,16 @@ class Settings:
 
   def __post_init__(self):
     if self.reference not in ("generator", "none"):
-      raise ValueError(
+      raise BadConfig(
         f"ppo.reference is generator or none, not {self.reference!r}"
       )
     if self.passes < 1:
-      raise ValueError(f"ppo.passes must be positive, got {self.passes}")
+      raise BadConfig(f"ppo.passes must be positive, got {self.passes}")
 
   def updates(self, rows: int) -> int:
     """Updates of a round of `rows` rollouts."""
     if rows % self.minibatch:
-      raise ValueError(
+      raise BadConfig(
         f"batch_size={rows} is no multiple of ppo.minibatch={self.minibatch}"
       )
     return self.passes * (rows // self.minibatch)
@@ -266,7 +267,7 @@ class PPOLearner:
 
   def recall(self, memory: Mapping[str, Any]) -> None:
     if memory["reference"] != self._identity:
-      raise ValueError(
+      raise BadConfig(
         f"the run began from a generator of fingerprint {memory['reference']},"
         f" this one has {self._identity}: its reference is another model"
       )

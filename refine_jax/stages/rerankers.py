@@ -18,6 +18,7 @@ from refine_jax.methods.reranking import Row
 from refine_jax.models import families, hf_heads
 from refine_jax.models.reranker import HEAD, Reranker
 from refine_jax.stages import build
+from refine_jax.stages.reading import BadConfig
 from refine_jax.training import checkpoint, state
 from refine_jax.training.classify import Labelled
 
@@ -63,7 +64,7 @@ def load(
     return _from_hf(path, mesh)
   meta = checkpoint.read_meta(path)
   if "reranker" not in meta:
-    raise ValueError(f"{path} holds no reranker")
+    raise BadConfig(f"{path} holds no reranker")
   module = families.build(meta["model"])
   abstract = state.abstract_params(
     Reranker(module), build.example_batch(), mesh

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from refine_jax import records
 from refine_jax.stages import build, launch, sampled
+from refine_jax.stages.reading import BadConfig
 
 SECTIONS = (
   "seed",
@@ -73,7 +74,7 @@ def refuse_test(split: str, config: ConfigDict) -> None:
     ValueError: `split` is the one that the config's run_evaluate reads.
   """
   if "run_evaluate" in config and split == config.run_evaluate.split:
-    raise ValueError(
+    raise BadConfig(
       f"split {split!r} is kept for run_evaluate; sample another one"
     )
 

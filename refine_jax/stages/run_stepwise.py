@@ -21,6 +21,7 @@ from refine_jax.methods.voices import Agent, Scorer, Writer
 from refine_jax.records import Sample, Trajectory
 from refine_jax.sampling.settings import Request
 from refine_jax.stages import build, launch, roles
+from refine_jax.stages.reading import BadConfig
 
 SECTIONS = ("seed", "task", "mesh", "engine", "layouts", "run_stepwise")
 
@@ -265,7 +266,7 @@ class Bench:
       return selectors.RationaleConfidence(ask), {}
     if kind == "explicit":
       return selectors.Explicit(ask, settings.ready), {}
-    raise ValueError(f"no selector {kind!r}")
+    raise BadConfig(f"no selector {kind!r}")
 
   def _ask(self, model: build.Model, role: str) -> selectors.Ask:
     """Greedy texts on whole trajectories."""

@@ -13,6 +13,7 @@ from refine_jax.methods import self_training
 from refine_jax.methods.refine import Template
 from refine_jax.sampling.settings import Sampling
 from refine_jax.stages import build
+from refine_jax.stages.reading import BadConfig
 from refine_jax.tasks.base import Task
 from refine_jax.training import checkpoint
 
@@ -90,7 +91,7 @@ def together(what: str) -> None:
 
 def _parts(problems: Sequence, size: int) -> Iterator[Sequence]:
   if size < 1:
-    raise ValueError(f"chunk must be positive, got {size}")
+    raise BadConfig(f"chunk must be positive, got {size}")
   for start in range(0, len(problems), size):
     yield problems[start : start + size]
 

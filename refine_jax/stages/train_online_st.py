@@ -18,6 +18,7 @@ from refine_jax.batch import Params
 from refine_jax.data import encode
 from refine_jax.methods import rollout
 from refine_jax.stages import build, launch, on_policy
+from refine_jax.stages.reading import BadConfig
 from refine_jax.training.online import OnlineBatch, online_loss
 from refine_jax.training.state import TrainState, state_of
 from refine_jax.training.step import make_train_step, means
@@ -76,7 +77,7 @@ class OnlineLearner:
     self._size = section.minibatch or section.train.batch_size
     build.check_rows(self._size, model.mesh)
     if section.train.batch_size % self._size:
-      raise ValueError(
+      raise BadConfig(
         f"batch_size={section.train.batch_size} is no multiple of"
         f" minibatch={self._size}"
       )

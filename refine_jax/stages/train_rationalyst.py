@@ -17,6 +17,7 @@ from refine_jax.methods.layout import Layout, cut_left
 from refine_jax.records import Example, Rationale
 from refine_jax.sampling.settings import Request
 from refine_jax.stages import build, launch, roles, supervised
+from refine_jax.stages.reading import BadConfig
 from refine_jax.tasks.base import squeeze
 
 SECTIONS = (
@@ -50,7 +51,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
     seed=config.seed,
   )
   if settings.target not in ("rationale", "following"):
-    raise ValueError(f"target {settings.target!r}: rationale or following")
+    raise BadConfig(f"target {settings.target!r}: rationale or following")
   role = "writer" if settings.target == "rationale" else "agent"
   layout = roles.layout(config.layouts[role])
   limit = settings.data.max_prompt - 1  # BOS
@@ -88,7 +89,7 @@ def _validation(
   settings = config.train_rationalyst
   shown = list(examples)[: settings.train.eval_rows]
   if not shown:
-    raise ValueError("there are no held-out rationales to validate on")
+    raise BadConfig("there are no held-out rationales to validate on")
   tokens = settings.data.max_target
   engine = build.engine(model, settings.engine, tokens)
   sampling = build.sampling(settings.sampling)

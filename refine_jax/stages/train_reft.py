@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from refine_jax.models.actor_critic import ActorCritic
 from refine_jax.stages import build, launch, on_policy
+from refine_jax.stages.reading import BadConfig
 from refine_jax.stages.reft_learner import PPOLearner, Settings
 from refine_jax.training.ppo import PPOSettings
 
@@ -97,7 +98,7 @@ def ppo_settings(config: ConfigDict) -> PPOSettings:
   section = config.train_reft
   ppo = section.ppo
   if ppo.value_model not in ("shared", "separate"):
-    raise ValueError(
+    raise BadConfig(
       f"ppo.value_model is shared or separate, not {ppo.value_model!r}"
     )
   return PPOSettings(

@@ -16,6 +16,7 @@ from refine_jax.batch import Params
 from refine_jax.methods import reranking
 from refine_jax.models.reranker import Reranker
 from refine_jax.stages import build, launch, rerankers, sampled, supervised
+from refine_jax.stages.reading import BadConfig
 from refine_jax.training.classify import classification_loss
 from refine_jax.training.step import make_train_step
 
@@ -31,7 +32,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   """
   settings = config.train_reranker
   if settings.data.batching == "pack":
-    raise ValueError("train_reranker.data.batching is bucket or pad, not pack")
+    raise BadConfig("train_reranker.data.batching is bucket or pad, not pack")
   template = build.template(config.template)
   train, held_out = _read(settings, workdir)
   rows = reranking.rows(
@@ -115,7 +116,7 @@ def _validation(
   """Reranks held-out problems over all their samples."""
   rows = reranking.rows(attempts, template)
   if not rows:
-    raise ValueError("train_reranker: no problem is left for validation")
+    raise BadConfig("train_reranker: no problem is left for validation")
   correct = np.array([row.correct for row in rows])
   scorer = rerankers.Scorer(model, lengths, settings.train.batch_size)
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from refine_jax.data import tokenizer as tokenizers
 from refine_jax.data import tokenizer_training
 from refine_jax.stages import build, launch
+from refine_jax.stages.reading import BadConfig
 
 SECTIONS = ("task", "tokenizer", "template", "data")
 
@@ -45,7 +46,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
       markers,
     )
   if lost := made.tokens_unknown(markers):
-    raise ValueError(f"{folder} cannot represent {', '.join(lost)}")
+    raise BadConfig(f"{folder} cannot represent {', '.join(lost)}")
   return f"Wrote {folder}: {made.vocab_size} ids"
 
 
