@@ -31,7 +31,7 @@ fi
 
 # shellcheck source=launch_scripts/pipeline.sh
 source "$here/pipeline.sh"
-prepare
+prepare 1
 
 for run in "$root"/seed*; do
   seed=${run##*/seed}
