@@ -1,5 +1,7 @@
 """A row of an array that several devices share, sent by whoever has it."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,3 +46,28 @@ def test_every_row_is_written(sizes, rows):
       expected[index : index + 1] = new[: rows - index]
       found = put(placed, jnp.int32(index), new)
       np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+  ("owners", "tensor", "process", "expected"),
+  [
+    ((0, 0, 0, 0, 1, 1, 1, 1), 1, 1, (1, 2)),
+    ((0, 0, 0, 0, 1, 1, 1, 1), 4, 1, (1, 2)),
+    # Two processes hold the same rows, and two others the rest.
+    ((0, 0, 1, 1, 2, 2, 3, 3), 4, 1, (0, 2)),
+    ((0, 0, 1, 1, 2, 2, 3, 3), 4, 2, (1, 2)),
+    # All rows, whole or in pieces.
+    ((0, 0, 0, 0, 1, 1, 1, 1), 8, 1, (0, 1)),
+    ((0, 0, 1, 1, 0, 0, 1, 1), 1, 1, (0, 1)),
+  ],
+)
+def test_a_process_reads_the_rows_it_holds(
+  owners, tensor, process, expected, monkeypatch
+):
+  devices = np.array([types.SimpleNamespace(process_index=p) for p in owners])
+  mesh = types.SimpleNamespace(
+    devices=devices.reshape(1, 1, -1, tensor), shape={"tensor": tensor}
+  )
+  monkeypatch.setattr(jax, "process_count", lambda: max(owners) + 1)
+  monkeypatch.setattr(jax, "process_index", lambda: process)
+  assert sharding.share(mesh) == expected

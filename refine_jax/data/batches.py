@@ -51,6 +51,7 @@ class Batches:
     steps_per_epoch: batches that hold every example once.
     padding_fraction: of an epoch's positions, those that carry no token.
     shapes: the (P, T) that batches have; one program each.
+    mine: which rows of a batch are this process's.
   """
 
   def __init__(
@@ -102,7 +103,7 @@ class Batches:
     self._examples, self._pad_id = examples, pad_id
     self._packed, self._batch_size = mode == "pack", batch_size
     share = batch_size // count
-    self._mine = slice(index * share, (index + 1) * share)
+    self.mine = slice(index * share, (index + 1) * share)
     groups = _groups(
       examples.lengths_N2,
       mode,
@@ -150,7 +151,7 @@ class Batches:
     return int(step)
 
   def _collate(self, batch: _Rows) -> Batch:
-    rows = self._filled(batch)[self._mine]
+    rows = self._filled(batch)[self.mine]
     return collate(
       [[self._examples[i] for i in row] for row in rows],
       batch.prompt_length,

@@ -8,7 +8,7 @@ answer is worth.
 import dataclasses
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -131,6 +131,8 @@ def roll_out(
   template: Template,
   sampling: Sampling,
   name: str,
+  share: tuple[int, int] = (0, 1),
+  gather: Callable[[Any], list[Any]] = lambda mine: [mine],
 ) -> tuple[list[Rollout], Spent]:
   """A judged completion of every problem, in their order.
 
@@ -141,6 +143,8 @@ def roll_out(
     sampling: temperature and budget; nothing may be cut from the distribution.
     name: of the round. Its randomness follows from it and from the place of a
       problem in the round, so no two rounds have the same noise.
+    share: (index, count): every process samples all and judges its share.
+    gather: gives what all processes have, for what this one has; JSON.
 
   Raises:
     ValueError: the sampler would cut tokens that a scorer counts.
@@ -153,11 +157,14 @@ def roll_out(
   owners = {r.id: p for r, p in zip(requests, problems, strict=True)}
   start, busy = time.perf_counter(), checker.seconds
   samples = {}
+  index, count = share
+  mine = {r.id for r in requests[index::count]}
   for request, sample in engine.stream(params, requests, sampling):
     samples[request.id] = sample
-    checker.add(request.id, owners[request.id], sample.text)
+    if request.id in mine:
+      checker.add(request.id, owners[request.id], sample.text)
   done = time.perf_counter()
-  judged = checker.results()
+  judged = {k: v for part in gather(checker.results()) for k, v in part.items()}
   waited = time.perf_counter() - done
   rollouts = [
     Rollout(owners[r.id], engine.encode(r.prompt), samples[r.id], *judged[r.id])

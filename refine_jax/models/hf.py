@@ -28,6 +28,7 @@ from refine_jax.models.families import Family, Tensor
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_ALIGNED = 64  # bytes
 # Heads that reinforcement learning and classification leave beside a model;
 # `hf_heads` reads them.
 _HEADS = re.compile(r"^(v_head|score)\.")
@@ -267,13 +268,23 @@ def _place(files, source: Tensor, shape, where, dtype) -> jax.Array:
 
 def _part(files, source: Tensor, shape, bounds, dtype) -> np.ndarray:
   names = _names(source, shape)
+  part = _room([b - a for a, b in bounds], dtype)
   if not source.stacked:
-    return _block(files.slice(names[0]), source, shape, bounds).astype(dtype)
+    part[...] = _block(files.slice(names[0]), source, shape, bounds)
+    return part
   (first, stop), bounds = bounds[0], bounds[1:]
-  part = np.empty([stop - first, *(b - a for a, b in bounds)], dtype)
   for i in range(first, stop):
     part[i - first] = _block(files.slice(names[i]), source, shape[1:], bounds)
   return part
+
+
+def _room(shape, dtype) -> np.ndarray:
+  """An empty array where XLA wants one: a host device then takes it as it is,
+  without a copy."""
+  size = math.prod(shape) * dtype.itemsize
+  bytes_ = np.empty(size + _ALIGNED, np.uint8)
+  start = -bytes_.ctypes.data % _ALIGNED
+  return bytes_[start : start + size].view(dtype).reshape(shape)
 
 
 def _block(tensor, source: Tensor, shape, bounds) -> np.ndarray:

@@ -86,7 +86,11 @@ class Programs:
         self._mesh, sharding.spec(axes, np.shape(x), self._mesh)
       )
 
-    return jax.device_put(tree, jax.tree.map(place, tree))
+    where = jax.tree.map(place, tree)
+    if not self._mesh.is_multi_process:
+      return jax.device_put(tree, where)
+    # `device_put` would compare the arrays of all processes, one by one.
+    return jax.tree.map(_from_all, tree, where)
 
   def weights(self, params: Any) -> Any:
     """Decode weights; kept until other parameters come."""
@@ -221,6 +225,12 @@ class Programs:
     statistics.slot_steps += int(steps) * plan.slots
     statistics.used_slot_steps += int(used)
     return Decoded(*arrays)
+
+
+def _from_all(x: Any, where: NamedSharding) -> jax.Array:
+  """A host array that every process has, each giving what its devices hold."""
+  x = np.asarray(x)
+  return jax.make_array_from_callback(x.shape, where, lambda at: x[at])
 
 
 def _halt(finish_B, halted_B):

@@ -286,7 +286,7 @@ def make_batches(
       epochs=epochs,
       row_tokens=(config.row_tokens or 4 * longest) if packed else None,
       buckets=config.buckets,
-      process=(jax.process_index(), jax.process_count()),
+      process=sharding.share(model.mesh),
     )
 
 
@@ -302,11 +302,17 @@ def check_rows(rows: int, mesh: jax.sharding.Mesh) -> None:
 
 
 def place(batch: Any, mesh: jax.sharding.Mesh) -> Any:
+  """Places this process's rows, those of `make_batches`."""
+  return device.place(batch, sharding.of_batch(mesh), sharding.share(mesh))
+
+
+def place_whole(batch: Any, mesh: jax.sharding.Mesh) -> Any:
+  """Places a batch that every process has all rows of."""
   return device.place(batch, sharding.of_batch(mesh))
 
 
 def place_turns(batch: Any, mesh: jax.sharding.Mesh) -> Any:
-  """Places `[turns, rows, ...]`: rows over the batch axes."""
+  """Places `[turns, rows, ...]` of all rows: these over the batch axes."""
   where = jax.sharding.NamedSharding(
     mesh, jax.sharding.PartitionSpec(None, sharding.RULES["batch"])
   )

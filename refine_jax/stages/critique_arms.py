@@ -3,14 +3,11 @@
 See `methods.test_time`; votes at several sizes, with what they cost.
 """
 
-import json
 import pathlib
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
-from refine_jax import records
 from refine_jax.methods import (
   critic_metrics,
   critics,
@@ -19,7 +16,7 @@ from refine_jax.methods import (
   test_time,
 )
 from refine_jax.methods.test_time import Plan
-from refine_jax.stages import build, critiquing
+from refine_jax.stages import build, critiquing, distributed
 from refine_jax.stages.reading import BadConfig
 
 
@@ -44,19 +41,19 @@ def run(bench: Any, name: str, folder: pathlib.Path) -> None:
     plan=plan,
     propose=_actor(bench, arm.generator or settings.generator, sampling),
     revise=_actor(bench, arm.reviser or settings.reviser, sampling),
-    critic=_critic(bench, arm, words),
+    critic=distributed.agreed(_critic(bench, arm, words)),
     template=bench.template,
-    check=bench.task.check,
+    check=lambda *pair: distributed.spoken(bench.task.check(*pair)),
   )
-  done = [evaluation.with_metrics(bench.task, bench.by_id, t) for t in done]
-  index, count = jax.process_index(), jax.process_count()
-  path = records.shard(folder / "trajectories.jsonl", index, count)
-  records.write(path, done)
-  summary = _summary(bench, plan, words, done)
+  done = bench.write(
+    folder,
+    done,
+    lambda t: evaluation.with_metrics(bench.task, bench.by_id, t),
+  )
+  summary = distributed.spoken(_summary(bench, plan, words, done))
   if arm.calibrate and "critic" in summary:
     summary["critic"] |= _calibration(bench, words, done)
-  path = records.shard(folder / "summary.json", index, count)
-  path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+  bench.conclude(folder, lambda: summary)
 
 
 def _actor(bench: Any, path: str, sampling):

@@ -1,8 +1,25 @@
-"""Joins the processes of a pod, a cluster, or of this machine alone."""
+"""Joins the processes of a pod, a cluster, or of this machine, and lets them
+agree.
 
+Stages run in lockstep: every process starts the same programs in the same
+order. So whatever decides what runs next, and could differ between processes
+(a clock, a file, a checker that ran out of time), is said by one of them.
+"""
+
+import contextlib
+import dataclasses
+import json
 import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from refine_jax import records
 
 # What launch_scripts/local_multiprocess.sh and the Kubernetes manifests set;
 # on Cloud TPU and under Slurm JAX finds out by itself.
@@ -36,8 +53,110 @@ def join() -> None:
   jax.distributed.initialize(**settings)
 
 
+@contextlib.contextmanager
+def leaving() -> Iterator[None]:
+  """Where something fails, ends this process at once, and says why.
+
+  The others, who wait for it, then fail within seconds. A regular end would
+  itself wait for them.
+  """
+  try:
+    yield
+  except BaseException as error:
+    if jax.process_count() == 1:
+      raise
+    os._exit(_last_words(error))
+
+
+def _last_words(error: BaseException) -> int:
+  """Tells what happened; the exit code."""
+  who = f"process {jax.process_index()} of {jax.process_count()}"
+  code = error.code if isinstance(error, SystemExit) else 1
+  if isinstance(code, str):
+    print(code, file=sys.stderr)
+    code = 1
+  elif isinstance(error, jax.errors.JaxRuntimeError):
+    first = str(error).strip().splitlines()[0]
+    traceback.print_exception(error)
+    print(
+      f"error: {who} stops: another one is gone, or a device failed ({first})."
+      " The same command resumes.",
+      file=sys.stderr,
+    )
+  elif not isinstance(error, SystemExit):
+    traceback.print_exception(error)
+    print(f"error: {who} failed; the others end, too", file=sys.stderr)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  return code or 0
+
+
 def _number(name: str) -> int:
   text = os.environ.get(name, "")
   if not text.isdecimal():
     raise BadEnvironment(f"{name} is a number beside {COORDINATOR}: {text!r}")
   return int(text)
+
+
+def together(what: str) -> None:
+  """Waits for all processes: what one wrote is then there for the others."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(what)
+
+
+def alone(main: Callable[..., str]) -> Callable[..., str]:
+  """A stage of files and no models: one process does it, the others wait."""
+
+  def first(config: Any, workdir: Any) -> str:
+    said = main(config, workdir) if jax.process_index() == 0 else ""
+    together("a stage is done")
+    return said
+
+  return first
+
+
+def gathered(value: Any) -> list[Any]:
+  """What every process has, in their order; JSON."""
+  if jax.process_count() == 1:
+    return [value]
+  text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.int32(len(text)))
+  # A few sizes, so that few programs are compiled.
+  room = 1 << max(8, int(sizes.max() - 1).bit_length())
+  padded = np.zeros(room, np.uint8)
+  padded[: len(text)] = text
+  rows = np.asarray(multihost_utils.process_allgather(padded))
+  return [
+    json.loads(row[:size].tobytes())
+    for row, size in zip(rows, sizes, strict=True)
+  ]
+
+
+def spoken(value: Any) -> Any:
+  """What the first process has, on all of them; JSON."""
+  if jax.process_count() == 1:
+    return value
+  return gathered(value if jax.process_index() == 0 else None)[0]
+
+
+def fetched(array: jax.Array) -> np.ndarray:
+  """All of an array, whichever processes' devices it lies on."""
+  if not array.is_fully_addressable:
+    array = multihost_utils.process_allgather(array, tiled=True)
+  return np.asarray(array)
+
+
+def agreed(critic: Callable) -> Callable:
+  """A critic whose words are the first process's.
+
+  Args:
+    critic: trajectories -> `records.Feedback` of each.
+  """
+  if jax.process_count() == 1:
+    return critic
+
+  def critique(trajectories):
+    said = [dataclasses.asdict(f) for f in critic(trajectories)]
+    return [records.from_mapping(records.Feedback, f) for f in spoken(said)]
+
+  return critique

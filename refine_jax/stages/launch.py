@@ -79,10 +79,12 @@ def run(main: Main, sections: Sequence[str]) -> None:
   )
   flags.mark_flags_as_required(["config", "workdir"])
   allocator.keep_memory()
-  app.run(
-    lambda argv: _start(main, sections, argv),
-    flags_parser=parse,
-  )
+
+  def start(argv: list[str]) -> None:
+    with distributed.leaving():
+      _start(main, sections, argv)
+
+  app.run(start, flags_parser=parse)
 
 
 def parse(argv: list[str]) -> list[str]:

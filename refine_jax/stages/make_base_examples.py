@@ -9,7 +9,7 @@ import pathlib
 from ml_collections import ConfigDict
 
 from refine_jax import records
-from refine_jax.stages import build, launch
+from refine_jax.stages import build, distributed, launch
 
 SECTIONS = ("seed", "task")
 
@@ -25,4 +25,4 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
 
 
 if __name__ == "__main__":
-  launch.run(main, SECTIONS)
+  launch.run(distributed.alone(main), SECTIONS)

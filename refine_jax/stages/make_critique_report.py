@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from refine_jax.algorithms import intervals
 from refine_jax.methods import charts, difficulty
-from refine_jax.stages import launch
+from refine_jax.stages import distributed, launch
 
 SECTIONS = ("task", "run_refine")
 LOOPS = ("critic", "vanilla", "matched")
@@ -240,4 +240,4 @@ def _charts(numbers) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-  launch.run(main, SECTIONS)
+  launch.run(distributed.alone(main), SECTIONS)

@@ -17,7 +17,7 @@ from refine_jax.algorithms import likelihood
 from refine_jax.data import overlap, sources
 from refine_jax.methods import gains, rationales
 from refine_jax.records import Rationale
-from refine_jax.stages import build, launch, make_documents, roles
+from refine_jax.stages import build, distributed, launch, make_documents, roles
 
 SECTIONS = ("seed", "task", "mesh", "layouts", "make_rationale_data")
 
@@ -155,4 +155,4 @@ def _sweep(scored) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-  launch.run(main, SECTIONS)
+  launch.run(distributed.alone(main), SECTIONS)

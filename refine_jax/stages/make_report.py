@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from refine_jax import records
 from refine_jax.algorithms import intervals
 from refine_jax.methods import evaluation
-from refine_jax.stages import launch
+from refine_jax.stages import distributed, launch
 
 SECTIONS = ("make_report", "run_refine")
 _PAGE = pathlib.Path(__file__).with_name("report_page.html")
@@ -275,4 +275,4 @@ def _write_json(path: pathlib.Path, value: Any) -> None:
 
 
 if __name__ == "__main__":
-  launch.run(main, SECTIONS)
+  launch.run(distributed.alone(main), SECTIONS)

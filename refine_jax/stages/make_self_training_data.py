@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from refine_jax import records
 from refine_jax.methods import self_training
-from refine_jax.stages import build, launch, sampled
+from refine_jax.stages import build, distributed, launch, sampled
 
 SECTIONS = (
   "seed",
@@ -60,4 +60,4 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
 
 
 if __name__ == "__main__":
-  launch.run(main, SECTIONS)
+  launch.run(distributed.alone(main), SECTIONS)

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from refine_jax import records
 from refine_jax.batch import Params
 from refine_jax.methods import rollout
-from refine_jax.stages import build, supervised
+from refine_jax.stages import adapters, build, distributed, supervised
 from refine_jax.stages.reading import BadConfig
 from refine_jax.tasks import programs, reft_rows
 from refine_jax.tasks.base import Task
@@ -75,11 +75,6 @@ class Rounds:
     config: ConfigDict,
     settings: ConfigDict,
   ):
-    if jax.process_count() > 1:
-      raise BadConfig(
-        "on-policy stages run in one process, whose devices may be many;"
-        f" these are {jax.process_count()}"
-      )
     self._task, self._config = task, config
     self._template = build.template(config.template)
     self._size = settings.train.batch_size // settings.rollout.samples
@@ -136,10 +131,13 @@ class Rounds:
       template=self._template,
       sampling=self._sampling,
       name=str(number),
+      share=(jax.process_index(), jax.process_count()),
+      gather=distributed.gathered,
     )
+    refused = distributed.gathered(refusals(self._task) - refused)
     return rollouts, {
       **rollout.figures(rollouts),
-      "programs_refused": refusals(self._task) - refused,
+      "programs_refused": sum(refused),
       "seconds/generate": spent.generate,
       "seconds/check": spent.check,
       "seconds/idle": spent.idle,
@@ -180,7 +178,9 @@ def run(
   Raises:
     NonFinite: a loss is not finite; nothing is saved from then on.
     hooks.Preempted: SIGTERM came; the state is saved.
+    ValueError: adapters are asked for, which on-policy stages do not train.
   """
+  adapters.refuse(train)
   goal = Goal(train.best_metric, train.best_mode)
   with (
     Checkpointer(workdir, keep=train.keep_last, goal=goal) as checkpointer,
@@ -218,6 +218,7 @@ class _Loop:
     self._meta = meta
     self.position = Position()
     self._watch = hooks.Stopwatch()
+    self._saved = -1
     self._evaluated: tuple[int, dict[str, float]] = (-1, {})
     self._stopping = hooks.Stopping(
       patience=train.patience or None, target=train.target or None
@@ -233,6 +234,7 @@ class _Loop:
     state, meta = restored
     self._learner.recall(meta["learner"])
     self._learner.unpack(state)
+    self._saved = self._learner.updates
     self.position = Position(
       meta["position"], hooks.Progress(**meta["progress"])
     )
@@ -267,7 +269,8 @@ class _Loop:
       self.save()
 
   def _evaluate(self) -> bool:
-    values = dict(self._validate(self._learner.policy))
+    # What decides over saving is one process's word.
+    values = distributed.spoken(dict(self._validate(self._learner.policy)))
     updates = self._learner.updates
     self._evaluated = updates, values
     self._writer.write(updates, {f"eval/{k}": v for k, v in values.items()})
@@ -276,6 +279,10 @@ class _Loop:
     )
 
   def save(self) -> None:
+    """Saves, unless this update is saved: processes may not disagree on it."""
+    if self._saved == self._learner.updates:
+      return
+    self._saved = self._learner.updates
     self.position.progress.seconds = self._watch.seconds()
     updates, values = self._evaluated
     known = values if updates == self._learner.updates else None

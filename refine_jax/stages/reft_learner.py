@@ -167,7 +167,7 @@ class PPOLearner:
       truncated_B=beside["truncated_B"],
       sampled_BT=beside["sampled_BT"],
     )
-    return build.place(judged, self._mesh)
+    return build.place_whole(judged, self._mesh)
 
   def _scored(self, judged: ppo.Judged):
     params = self._state.params

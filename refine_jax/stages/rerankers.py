@@ -17,7 +17,7 @@ from refine_jax.data import tokenizer as tokenizers
 from refine_jax.methods.reranking import Row
 from refine_jax.models import families, hf_heads
 from refine_jax.models.reranker import HEAD, Reranker
-from refine_jax.stages import build
+from refine_jax.stages import build, distributed
 from refine_jax.stages.reading import BadConfig
 from refine_jax.training import checkpoint, state
 from refine_jax.training.classify import Labelled
@@ -119,8 +119,8 @@ class Fed:
 
   def __getitem__(self, step: int) -> Labelled:
     rows = self._made.rows(step)
-    size = len(rows) // jax.process_count()
-    rows = rows[jax.process_index() * size :][:size]
+    rows = rows[self._made.mine]
+    size = len(rows)
     label_B, weight_B = np.zeros(size, np.int32), np.zeros(size, np.float32)
     for b, row in enumerate(rows):
       if len(row):
@@ -177,7 +177,8 @@ class Scorer:
     with jax.set_mesh(self._model.mesh):
       for step in range(len(made)):
         batch = build.place(made[step], self._model.mesh)
-        yield made.rows(step), np.asarray(self._score(params, batch))
+        scores = distributed.fetched(self._score(params, batch))
+        yield made.rows(step), scores
 
 
 def cross_entropy(scores: np.ndarray, correct: np.ndarray) -> float:

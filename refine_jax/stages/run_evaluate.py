@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from refine_jax import records
 from refine_jax.methods import reranking, selection
-from refine_jax.stages import build, launch, rerankers, sampled
+from refine_jax.stages import build, distributed, launch, rerankers, sampled
 
 SECTIONS = (
   "seed",
@@ -134,7 +134,7 @@ class Bench:
       chunk=self._settings.chunk,
       suffix=suffix,
     )
-    sampled.together(str(path))
+    distributed.together(str(path))
 
   def _scores(self, system, folder, samples) -> dict[tuple[str, str], float]:
     """(problem, completion) -> probability of being right."""
@@ -151,7 +151,7 @@ class Bench:
       if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         _write(path, json.dumps(scores) + "\n")
-      sampled.together(str(path))
+      distributed.together(str(path))
     keys = [(row.problem, row.text) for row in rows]
     return dict(zip(keys, scores, strict=True))
 

@@ -2,12 +2,15 @@
 
 An arm is a critic with a way of using it; see `config.arm`. Each writes
 <workdir>/<arm>/trajectories.jsonl and summary.json; an arm that is complete
-is not run again.
+is not run again. Several processes answer on one mesh, in lockstep, and write
+and judge a shard each.
 """
 
 import dataclasses
 import json
+import os
 import pathlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +20,7 @@ from ml_collections import ConfigDict
 from refine_jax import records
 from refine_jax.methods import critics, evaluation, refine
 from refine_jax.sampling.settings import Request
-from refine_jax.stages import build, critique_arms, launch
+from refine_jax.stages import build, critique_arms, distributed, launch
 from refine_jax.stages.reading import BadConfig
 
 SECTIONS = (
@@ -45,7 +48,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   names = [n for n in settings.only or settings.order if _mine(n, settings)]
   for name in names:
     folder = workdir / name
-    if not (folder / "summary.json").exists():
+    if not distributed.spoken((folder / "summary.json").exists()):
       bench.run(name, folder)
     print(_line(name, folder), flush=True)
   return f"Answered {len(bench.problems)} problems in {len(names)} arms"
@@ -68,14 +71,12 @@ class Bench:
     self.task = build.task(config.task)
     self.template = build.template(config.template)
     self.mesh = build.mesh(config.mesh)
-    problems = build.problems(
+    self.problems = build.problems(
       self.task,
       settings.split,
       config.data,
       rows=(settings.rows[0], settings.rows[1] or None),
     )
-    # Every process answers its own share, in global order.
-    self.problems = problems[jax.process_index() :: jax.process_count()]
     self.by_id = {p.id: p for p in self.problems}
     self.questions = {p.id: self.task.prompt(p) for p in self.problems}
     self._models: dict[str, tuple[build.Model, Any]] = {}
@@ -92,19 +93,52 @@ class Bench:
       done, turns = alone(arm), 1
     else:
       done = self._refine(arm, turns)
-    done = [
-      self._readable(evaluation.with_metrics(self.task, self.by_id, t))
-      for t in done
-    ]
-    index, count = jax.process_index(), jax.process_count()
-    records.write(
-      records.shard(folder / "trajectories.jsonl", index, count), done
+    done = self.write(
+      folder,
+      done,
+      lambda t: self._readable(
+        evaluation.with_metrics(self.task, self.by_id, t)
+      ),
     )
-    summary = evaluation.summary(done, turns=turns, seed=self.config.seed)
-    if arm.critic in ("model", "self"):
-      summary["critic"] = evaluation.critic_report(self.task, self.by_id, done)
-    path = records.shard(folder / "summary.json", index, count)
-    path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+    def summary():
+      made = evaluation.summary(done, turns=turns, seed=self.config.seed)
+      if arm.critic in ("model", "self"):
+        made["critic"] = evaluation.critic_report(self.task, self.by_id, done)
+      return made
+
+    self.conclude(folder, summary)
+
+  def write(
+    self,
+    folder: pathlib.Path,
+    done: Sequence[records.Trajectory],
+    judged: Callable[[records.Trajectory], records.Trajectory],
+  ) -> list[records.Trajectory]:
+    """Judges and writes this process's share; returns those of all."""
+    index, count = jax.process_index(), jax.process_count()
+    path = folder / "trajectories.jsonl"
+    if index == 0:
+      # An arm that was cut short may have been that of more processes.
+      for old in folder.glob("trajectories*.jsonl"):
+        old.unlink()
+    distributed.together(f"{folder} is empty")
+    mine = [judged(t) for t in done[index::count]]
+    records.write(records.shard(path, index, count), mine)
+    distributed.together(f"{path} is written")
+    return mine if count == 1 else list(records.read(records.Trajectory, path))
+
+  def conclude(
+    self, folder: pathlib.Path, summary: Callable[[], Mapping[str, Any]]
+  ) -> None:
+    """Writes summary.json, which is the mark of a complete arm."""
+    path = folder / "summary.json"
+    if jax.process_index() == 0:
+      temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+      text = json.dumps(summary(), indent=2) + "\n"
+      temporary.write_text(text, encoding="utf-8")
+      os.replace(temporary, path)
+    distributed.together(f"{path} is written")
 
   def _refine(self, arm: ConfigDict, turns: int) -> list[records.Trajectory]:
     first = arm.generator or self.settings.generator
@@ -116,7 +150,7 @@ class Bench:
       [refine.start(p, self.questions[p.id]) for p in self.problems],
       propose=self.propose(first, self._greedy()),
       revise=revise,
-      critic=self._critic(arm, later),
+      critic=distributed.agreed(self._critic(arm, later)),
       template=self.template,
       turns=turns,
       candidates=arm.candidates,
@@ -274,8 +308,7 @@ def _problem_of(request: Request) -> str:
 
 
 def _line(name: str, folder: pathlib.Path) -> str:
-  files = records.shards(folder / "summary.json")
-  summary = json.loads(files[0].read_text())
+  summary = json.loads((folder / "summary.json").read_text())
   turns = [f"{t[summary['metric']]['mean']:.1f}" for t in summary["turns"]]
   tokens = np.round(summary["tokens_per_problem"], 1)
   return f"{name}: {' -> '.join(turns)} % ({tokens} tokens per problem)"

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from refine_jax import records
@@ -81,12 +80,6 @@ def collect(
       )
     appender.append(waiting.result())
   return shard
-
-
-def together(what: str) -> None:
-  """Waits for all processes: what one wrote is then there for the others."""
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(what)
 
 
 def _parts(problems: Sequence, size: int) -> Iterator[Sequence]:

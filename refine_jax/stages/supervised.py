@@ -15,7 +15,7 @@ from refine_jax.methods import evaluation
 from refine_jax.methods.refine import Template
 from refine_jax.sampling.engine import Engine
 from refine_jax.sampling.settings import Request, Sampling
-from refine_jax.stages import adapters, build
+from refine_jax.stages import adapters, build, distributed
 from refine_jax.stages.reading import BadConfig, reading
 from refine_jax.tasks.base import Task
 from refine_jax.training import fit as fitting
@@ -138,7 +138,7 @@ def fit(
       batches,
       steps=train.steps,
       rng=jax.random.key(config.seed),
-      eval_fn=validate,
+      eval_fn=lambda params: distributed.spoken(dict(validate(params))),
       eval_every=train.eval_every,
       stopping=hooks.Stopping(
         patience=train.patience or None,

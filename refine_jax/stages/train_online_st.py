@@ -153,7 +153,7 @@ class OnlineLearner:
       packed=False,
     )
     made = OnlineBatch.of(batch, gold)
-    return build.place(made, self._model.mesh)
+    return build.place_whole(made, self._model.mesh)
 
   def packed(self) -> TrainState:
     return self._state

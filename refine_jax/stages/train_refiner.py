@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from refine_jax import records
 from refine_jax.data import encode
 from refine_jax.methods import critics, evaluation, refine, refiner
-from refine_jax.stages import build, launch, supervised
+from refine_jax.stages import build, distributed, launch, supervised
 from refine_jax.stages.reading import BadConfig, reading
 from refine_jax.training.step import TrainStep, make_train_step
 
@@ -151,11 +151,14 @@ class Rounds:
 
   def _read_or_make(self, params, index) -> list[records.Example]:
     path = self._path / f"{index:06d}.jsonl"
-    if not path.exists():
-      records.write(path, self._make(params, index))
-      for old in self._path.glob("*.jsonl"):
-        if old != path:
-          old.unlink()
+    if not distributed.spoken(path.exists()):
+      made = self._make(params, index)
+      if jax.process_index() == 0:
+        records.write(path, made)
+        for old in self._path.glob("*.jsonl"):
+          if old != path:
+            old.unlink()
+      distributed.together("a round is written")
     return list(records.read(records.Example, path))
 
   def _make(self, params, index) -> list[records.Example]:
@@ -237,7 +240,7 @@ def _critic(task, problems, config, workdir, mesh) -> refine.Critic:
     critic = critics.noisy(
       critic, rate=settings.noise, pool=pool, seed=config.seed
     )
-  return critic
+  return distributed.agreed(critic)
 
 
 def _validation(task, problems, model, critic, template, config):

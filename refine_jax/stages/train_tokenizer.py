@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from refine_jax.data import tokenizer as tokenizers
 from refine_jax.data import tokenizer_training
-from refine_jax.stages import build, launch
+from refine_jax.stages import build, distributed, launch
 from refine_jax.stages.reading import BadConfig
 
 SECTIONS = ("task", "tokenizer", "template", "data")
@@ -69,4 +69,4 @@ def _perturbed(task, problem):
 
 
 if __name__ == "__main__":
-  launch.run(main, SECTIONS)
+  launch.run(distributed.alone(main), SECTIONS)

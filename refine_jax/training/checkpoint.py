@@ -287,7 +287,9 @@ def _flat(tree: Any) -> dict[str, Any]:
 
 
 def _restore(folder: epath.Path, like: Any, mesh: Any = None) -> Any:
-  with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+  more = _apart(like, mesh)
+  handler = ocp.StandardCheckpointHandler(**more)
+  with ocp.Checkpointer(handler, **more) as checkpointer:
     stored = checkpointer.metadata(folder).item_metadata.tree
     if like is None:
       where = _default_sharding(mesh)
@@ -299,6 +301,26 @@ def _restore(folder: epath.Path, like: Any, mesh: Any = None) -> Any:
       check_like(stored, like, f"{folder}: the stored arrays")
     abstract = jax.tree.map(_abstract, like)
     return checkpointer.restore(folder, args=ocp.args.StandardRestore(abstract))
+
+
+def _apart(like: Any, mesh: Any) -> dict[str, Any]:
+  """Arguments for reading onto this process's own devices.
+
+  Others may read something else, or nothing: they are not waited for.
+  """
+  if jax.process_count() == 1:
+    return {}
+  where = [x.sharding for x in jax.tree.leaves(like)]
+  where = where or [_default_sharding(mesh)]
+  if not all(x.is_fully_addressable for x in where):
+    return {}
+  here = jax.process_index()
+  options = ocp.options.MultiprocessingOptions(
+    primary_host=here,
+    active_processes={here},
+    barrier_sync_key_prefix=f"process{here}",
+  )
+  return {"multiprocessing_options": options}
 
 
 def _default_sharding(mesh: Any):

@@ -20,17 +20,21 @@ def free_port():
     return s.getsockname()[1]
 
 
+def sample_in_two(folder):
+  port = str(free_port())
+  children = [
+    subprocess.Popen([sys.executable, CHILD, str(i), port, folder])
+    for i in range(2)
+  ]
+  assert [child.wait(timeout=120) for child in children] == [0, 0]
+
+
 @pytest.mark.slow
 def test_two_processes_write_what_one_writes(tmp_path):
   config = sampling_child.config_at(tmp_path)
   sampling_child.save_generator(config, tmp_path)
   run_sample.main(config, tmp_path / "one")
-  port = str(free_port())
-  children = [
-    subprocess.Popen([sys.executable, CHILD, str(i), port, tmp_path])
-    for i in range(2)
-  ]
-  assert [child.wait(timeout=120) for child in children] == [0, 0]
+  sample_in_two(tmp_path)
   assert not (tmp_path / "two" / "samples.jsonl").exists()
   found = {
     name: list(
@@ -44,3 +48,9 @@ def test_two_processes_write_what_one_writes(tmp_path):
     assert [c.text for c in ours.candidates] == [
       c.text for c in theirs.candidates
     ]
+  # One has nothing left to do and does not keep the other waiting.
+  shard = tmp_path / "two" / "samples-00001-of-00002.jsonl"
+  whole = shard.read_text()
+  shard.unlink()
+  sample_in_two(tmp_path)
+  assert shard.read_text() == whole

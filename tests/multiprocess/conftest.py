@@ -1,0 +1,6 @@
+"""A task and a config lie beside these tests."""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))

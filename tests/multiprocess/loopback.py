@@ -1,0 +1,142 @@
+"""Starts processes joined over loopback, and reads what stages wrote."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import pytest
+
+from refine_jax import records
+from refine_jax.training import checkpoint
+
+HERE = pathlib.Path(__file__).parent
+TOP = HERE.parent.parent
+SCRIPT = TOP / "launch_scripts" / "local_multiprocess.sh"
+CHILD = HERE / "together_child.py"
+# Of losses; sums over devices run in another order in another process.
+NEAR = 1e-6
+
+
+def command(processes, each, root, *wanted, child=CHILD):
+  """Arguments and environment of a run of `wanted` stages under `root`."""
+  flags = os.environ["XLA_FLAGS"]
+  flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", flags)
+  cache = pathlib.Path(tempfile.gettempdir()) / "refine_jax_test_programs"
+  environment = {
+    **os.environ,
+    "XLA_FLAGS": flags,
+    "REFINE_JAX_LOGS": str(root / "logs"),
+    "JAX_COMPILATION_CACHE_DIR": str(cache),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+  }
+  script = ["bash", str(SCRIPT), str(processes), str(each), "--"]
+  return [*script, sys.executable, str(child), str(root), *wanted], environment
+
+
+def start(processes, each, root, *wanted):
+  """A process that `wanted` run in."""
+  arguments, environment = command(processes, each, root, *wanted)
+  return subprocess.Popen(
+    arguments,
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def run(processes, each, root, *wanted, timeout=300, **more):
+  """`wanted` stages to their end, in several processes."""
+  arguments, environment = command(processes, each, root, *wanted, **more)
+  made = subprocess.run(
+    arguments, env=environment, capture_output=True, text=True, timeout=timeout
+  )
+  assert made.returncode == 0, made.stderr[-3000:]
+  return made
+
+
+def beside(root, name):
+  """A new folder with the tokenizer of another."""
+  made = root / name
+  shutil.copytree(root / "tokenizer", made / "tokenizer")
+  return made
+
+
+def rows(folder):
+  """Metrics without clocks."""
+  clocks = ("seconds", "time")
+  lines = (folder / "metrics.jsonl").read_text().splitlines()
+  return [
+    {
+      k: v
+      for k, v in json.loads(line).items()
+      if not k.startswith(clocks) and not k.endswith("per_second")
+    }
+    for line in lines
+  ]
+
+
+def assert_same_rows(ours, theirs):
+  assert len(ours) == len(theirs)
+  for a, b in zip(ours, theirs, strict=True):
+    assert a.keys() == b.keys()
+    for name in a:
+      near = {"rel": NEAR} if name == "loss" else {"rel": 1e-4, "abs": 1e-5}
+      assert a[name] == pytest.approx(b[name], **near), (name, a, b)
+
+
+def assert_same_parameters(ours, theirs, step):
+  """Of the checkpoints of a step."""
+  import jax
+
+  trees = [checkpoint.load_params(f, select=step) for f in (ours, theirs)]
+  for a, b in zip(*map(jax.tree.leaves, trees), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def drawn(folder, process=0):
+  """What rounds of rollouts sampled, as this process saw it."""
+  return (folder / f"drawn-{process}.jsonl").read_text()
+
+
+def trajectories(folder):
+  """Arm -> its records, whoever wrote them."""
+  return {
+    arm.name: list(records.read(records.Trajectory, arm / "trajectories.jsonl"))
+    for arm in folder.iterdir()
+    if arm.is_dir()
+  }
+
+
+def summaries(folder):
+  return {
+    path.parent.name: json.loads(path.read_text())
+    for path in folder.glob("*/summary.json")
+  }
+
+
+def assert_same_everything(ours, theirs, *, processes):
+  """All three stages; what `processes` wrote, and what one did.
+
+  It may have trained for longer.
+  """
+  for stage in ("sft", "reft"):
+    made = rows(ours / stage)
+    last = made[-1]["step"]
+    found = [row for row in rows(theirs / stage) if row["step"] <= last]
+    assert_same_rows(made, found)
+    assert_same_parameters(ours / stage, theirs / stage, last)
+  for i in range(processes):
+    assert drawn(ours / "reft", i) == drawn(theirs / "reft")
+  assert trajectories(ours / "refine") == trajectories(theirs / "refine")
+  assert summaries(ours / "refine") == summaries(theirs / "refine")
+  for arm in summaries(ours / "refine"):
+    written = (ours / "refine" / arm).glob("trajectories-*-of-*.jsonl")
+    assert len(list(written)) == processes
