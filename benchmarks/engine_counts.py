@@ -29,19 +29,6 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
   sys.path.insert(0, str(ROOT))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if __name__ == "__main__":
-  # Compiling is most of the time; these change how code is generated, not
-  # what is counted (the last one only where XLA knows it).
-  jaxlib = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
-  os.environ["XLA_FLAGS"] = " ".join(
-    [
-      os.environ.get("XLA_FLAGS", ""),
-      "--xla_force_host_platform_device_count=8",
-      "--xla_backend_optimization_level=0",
-      "--xla_llvm_disable_expensive_passes=true",
-      "--xla_cpu_use_fusion_emitters=false" if jaxlib < (0, 11) else "",
-    ]
-  )
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -50,12 +37,12 @@ from flax import linen as nn  # noqa: E402
 from refine_jax import sharding  # noqa: E402
 from refine_jax.data.tokenizer import ByteTokenizer  # noqa: E402
 from refine_jax.models import families, galactica, llama, t5  # noqa: E402
-from refine_jax.sampling import pool  # noqa: E402
+from refine_jax.sampling import pool, waiting  # noqa: E402
 from refine_jax.sampling.engine import Engine, Request, Sampling  # noqa: E402
 
 NAMES = ("llama", "galactica", "t5")
 REQUESTS, SLOTS, CAP, RUN_ONS = 4096, 64, 700, 0.03
-CHECKED = 512  # requests that static batches really answer
+CHECKED = 128  # requests that static batches really answer
 TOKENIZER = ByteTokenizer()
 
 
@@ -147,7 +134,8 @@ def ragged(family, params) -> dict:
   runons = [CAP if s else n for s, n in zip(strays, usual, strict=True)]
   took = {}
   for mode, count in (("static", CHECKED), ("refill", len(usual))):
-    one = engine(family, mode=mode)
+    # A model's lengths are not known before, so theirs are not used either.
+    one = engine(family, mode=mode, longest_first=False)
     for name, wanted in (("usual", usual), ("runons", runons)):
       one.statistics.clear()
       asked = [
@@ -237,47 +225,56 @@ def turns(family, params) -> float | None:
 
 def invariant(family, params) -> bool:
   """Item 5: alone, in every slot, by chunk, devices and mode."""
-  asked = mixed(24, 700)
-  settings = {"token_buckets": (32,), "slots": (16,)}
+  asked = mixed(12, 700)
+  # In order of arrival, so that an order can be tried.
+  settings = {"token_buckets": (32,), "slots": (16,), "longest_first": False}
 
-  def tokens(params, requests, **changes):
-    one = engine(family, **{**settings, **changes})
+  def drawn(one, params, requests):
     groups = one.generate(params, requests)
     return {s.id: s.tokens for group in groups for s in group}
 
-  expected = tokens(params, asked)
+  def tokens(params, asked, **changes):
+    return drawn(engine(family, **{**settings, **changes}), params, asked)
+
   mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
   placed = jax.device_put(
     params, sharding.of_variables(families.abstract_params(family), mesh)
   )
-  # Turned by one, a request begins in another slot each time.
-  alone = engine(family, **settings)
+  one = engine(family, **settings)
+  expected = drawn(one, params, asked)
+  alone = [drawn(one, params, [request]) for request in asked]
+  # Slots that share a prompt are programs of their own.
+  apart = [request for request in asked if request.n <= 2]
   found = [
-    {s.id: s.tokens for r in asked for s in alone.generate(params, [r])[0]},
-    tokens(params, asked, chunk=1),
-    tokens(params, asked, chunk=16),
+    *alone,
+    tokens(params, apart, chunk=1),
+    tokens(params, apart, chunk=16, longest_first=True),
     tokens(params, asked, slots=(1,)),
     tokens(params, asked, mode="static"),
     tokens(placed, asked, mesh=mesh),
   ]
+  # Turned by one, a request begins in another slot each time.
+  few = mixed(16, 800, n=(1,))
+  expected |= drawn(one, params, few)
   for turn in range(16):
-    turned = asked[turn:] + asked[:turn]
-    groups = alone.generate(params, turned)
-    found.append({s.id: s.tokens for group in groups for s in group})
-  return all(one == expected for one in found)
+    found.append(drawn(one, params, few[turn:] + few[:turn]))
+  return all(one[name] == expected[name] for one in found for name in one)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """A model large enough that its bytes are what a step moves."""
+  """A model large enough that its bytes are what a step moves.
+
+  Slots and room are those of the other counts.
+  """
 
   width: int = 512
   heads: int = 8
   layers: int = 8
   vocab: int = 1024
-  slots: int = 64
-  prompt: int = 64
-  room: int = 192
+  slots: int = SLOTS
+  prompt: int = 128
+  room: int = CAP
 
 
 def moved(name: str) -> dict:
@@ -303,7 +300,7 @@ def moved(name: str) -> dict:
     )
   )
   queue = jax.eval_shape(
-    lambda: pool.empty_queue(
+    lambda: waiting.empty_queue(
       family, places=size.slots, length=size.prompt, tickets=4 * size.slots
     )
   )
@@ -338,23 +335,43 @@ def total(tree) -> int:
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def measure(name: str, only: str | None = None) -> dict:
+PARTS = {
+  "ragged": lambda name, *both: ragged(*both),
+  "invariant": lambda name, *both: {"batch_invariant": invariant(*both)},
+  "compilations": lambda name, *both: {"compilations": compilations(*both)},
+  "turns": lambda name, *both: {"multi_turn_prefill_over_due": turns(*both)},
+  "many": lambda name, *both: many(*both),
+  "moved": lambda name, *both: moved(name),
+}
+# What a process of its own counts; the longest begin first. Where compiling is
+# most of the time, XLA is told to be quick about it, which changes how code is
+# generated and not what is counted.
+SHARES = {
+  ("ragged",): False,
+  ("invariant", "compilations", "turns", "many", "moved"): True,
+}
+
+
+def flags(quick: bool) -> str:
+  """XLA's, for a process."""
+  given = os.environ.get("XLA_FLAGS", "")
+  given += " --xla_force_host_platform_device_count=8"
+  if not quick:
+    return given
+  given += " --xla_backend_optimization_level=0"
+  given += " --xla_llvm_disable_expensive_passes=true"
+  jaxlib = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
+  # Newer XLA does not know the flag, and dies of one it does not know.
+  return given + " --xla_cpu_use_fusion_emitters=false" * (jaxlib < (0, 11))
+
+
+def measure(name: str, parts) -> dict:
   family = model(name, width=4, heads=1, layers=1, vocab=16)
-  both = family, parameters(family)
-  parts = {
-    "many": lambda: many(*both),
-    "moved": lambda: moved(name),
-    "turns": lambda: {"multi_turn_prefill_over_due": turns(*both)},
-    "compilations": lambda: {"compilations": compilations(*both)},
-    "invariant": lambda: {"batch_invariant": invariant(*both)},
-    "ragged": lambda: ragged(*both),
-  }
+  params = parameters(family)
   found: dict = {}
-  for part, run in parts.items():
-    if only not in (None, part):
-      continue
+  for part in parts:
     start, busy = time.perf_counter(), time.process_time()
-    figures = run()
+    figures = PARTS[part](name, family, params)
     found.update(figures)
     seconds, busy = time.perf_counter() - start, time.process_time() - busy
     print(
@@ -365,24 +382,47 @@ def measure(name: str, only: str | None = None) -> dict:
   return found
 
 
-def in_process(name: str) -> dict:
-  """One family in a process of its own."""
-  command = [sys.executable, __file__, "--json", "--family", name]
-  done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-  return json.loads(done.stdout.splitlines()[-1])[name]
+def in_process(name: str, parts, quick: bool) -> dict:
+  """Some of a family's figures, counted in a process of its own."""
+  command = [sys.executable, __file__, "--here", "--family", name]
+  done = subprocess.run(
+    [*command, "--part", *parts],
+    stdout=subprocess.PIPE,
+    text=True,
+    check=True,
+    env={**os.environ, "XLA_FLAGS": flags(quick)},
+  )
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def in_processes(names, parts) -> dict:
+  """All that is asked, as many processes at a time as there are cores."""
+  work = [
+    (name, [part for part in share if part in parts], quick)
+    for share, quick in SHARES.items()
+    for name in names
+  ]
+  work = [one for one in work if one[1]]
+  found: dict = {name: {} for name in names}
+  cores = len(os.sched_getaffinity(0))
+  with concurrent.futures.ThreadPoolExecutor(cores) as threads:
+    counted = threads.map(lambda one: in_process(*one), work)
+    for (name, *_), figures in zip(work, counted, strict=True):
+      found[name].update(figures)
+  return found
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--json", action="store_true", help="one object, last")
-  parser.add_argument("--family", choices=NAMES, help="this one alone")
-  parser.add_argument("--part", help="of a family's figures, as stderr has it")
+  parser.add_argument("--family", choices=NAMES, nargs="+", default=NAMES)
+  parser.add_argument("--part", choices=PARTS, nargs="+", default=[*PARTS])
+  parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
   asked = parser.parse_args()
-  if asked.family:
-    found = {asked.family: measure(asked.family, asked.part)}
-  else:
-    with concurrent.futures.ThreadPoolExecutor(2) as two:
-      found = dict(zip(NAMES, two.map(in_process, NAMES), strict=True))
+  if asked.here:
+    print(json.dumps(measure(asked.family[0], asked.part)))
+    return
+  found = in_processes(asked.family, asked.part)
   if not asked.json:
     for name, figures in found.items():
       for key, value in figures.items():

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from refine_jax.models.cache import Quantised
+from refine_jax.models.cache import Pages, Quantised
 
 # Finite, so that a row with nothing to attend averages instead of being NaN.
 MASKED = -1e30
@@ -29,7 +29,8 @@ def attend_cache(
   """Attention over the filled positions of a cache, softmax in float32.
 
   Args:
-    keys, values: `[R, K, S, H]` with R a divisor of B; arrays or `Quantised`.
+    keys, values: `[R, K, S, H]` with R a divisor of B; arrays, `Quantised`, or
+      `Pages` of these.
     lengths_R: how many positions of each row are filled.
     bias: added to the scaled scores; broadcastable to [B, N, S].
     prefix: more (keys, values, lengths), of as many rows or fewer. The two
@@ -38,7 +39,10 @@ def attend_cache(
   Returns:
     out_BNH in the dtype of the queries; finite for an empty slot.
   """
-  parts = [_read(q_BNH, keys, values, lengths_R, bias, scale)]
+  if isinstance(keys, Pages):
+    parts = _read_pages(q_BNH, keys, values, lengths_R, bias, scale)
+  else:
+    parts = [_read(q_BNH, keys, values, lengths_R, bias, scale)]
   if prefix is not None:
     parts.append(_read(q_BNH, *prefix, None, scale))
   return _merged(parts).reshape(q_BNH.shape).astype(q_BNH.dtype)
@@ -95,6 +99,41 @@ def _merged(parts) -> jax.Array:
     total_BKG1 += share_BKG1 * total
     out_BKGH += share_BKG1 * out
   return out_BKGH / total_BKG1
+
+
+def _read_pages(q_BNH, keys: Pages, values: Pages, lengths_R, bias, scale):
+  """Parts for `_merged`, one per page; a page that no row reaches is not read.
+
+  Nothing of it would count, so that rows do not depend on their company.
+  """
+  slots, heads, dim = q_BNH.shape
+  # An idle slot may say that it is beyond its last position.
+  lengths_R = jnp.where(lengths_R <= keys.shape[2], lengths_R, 0)
+  found = []
+  for start, k, v in zip(keys.starts, keys.parts, values.parts, strict=True):
+    size = k.shape[2]
+    here = None if bias is None else bias[..., start : start + size]
+    rest = (k, v, lengths_R - start, here)
+    if not start:
+      found.append(_read(q_BNH, *rest, scale))
+      continue
+    column = (slots, k.shape[1], heads // k.shape[1], 1)
+
+    def nothing(*_, column=column):
+      zeros = jnp.zeros(column, jnp.float32)
+      out = jnp.zeros((*column[:3], dim), jnp.float32)
+      return zeros + MASKED, zeros, out
+
+    found.append(
+      jax.lax.cond(
+        jnp.any(lengths_R > start),
+        lambda q, rest: _read(q, *rest, scale),
+        nothing,
+        q_BNH,
+        rest,
+      )
+    )
+  return found
 
 
 def _read(q_BNH, keys, values, lengths_R, bias, scale):

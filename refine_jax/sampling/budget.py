@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from refine_jax.sampling import pool
+from refine_jax.sampling import pool, waiting
 from refine_jax.sampling.planning import Shape
 
 # Of a device's memory, what caches may take beside parameters.
@@ -29,7 +29,7 @@ def bytes_of(family: Any, shape: Shape, dtype: str | None = None) -> int:
       room=shape.room,
       prompt_length=shape.prompt_length,
       dtype=kept,
-    ), pool.empty_queue(
+    ), waiting.empty_queue(
       family,
       places=shape.places,
       length=shape.prompt_length,

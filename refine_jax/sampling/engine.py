@@ -29,6 +29,8 @@ from refine_jax.sampling.statistics import Statistics, compilations
 __all__ = ["Engine", "Request", "Sampling"]
 
 REPORT_SECONDS = 10
+# Positions of a page where branches cost nothing beside what they save.
+PAGE = {"cpu": 64}
 
 
 def _counted(method):
@@ -65,9 +67,14 @@ class Engine:
     context: prompt and continuation together, at most. By default what the
       family's config says, where it says anything.
     prefill_tokens: positions prefilled at once.
+    prefill_chunk: longer prompts are prefilled in pieces of so many tokens,
+      each on top of what its row holds; None for whole prompts. Not for
+      encoders, which read a prompt as a whole.
     chunk: decoding steps between two looks of the host.
     mode: "refill", or "static" for batches that last as long as their
       slowest row.
+    longest_first: in "refill", requests with larger `max_tokens` begin first,
+      so that few slots wait for the last ones; else in order of arrival.
     cache_dtype: of keys and values in "refill", such as "int8"; None for the
       model's.
     bos, eos: whether prompts begin with BOS and end with EOS; by default what
@@ -89,8 +96,10 @@ class Engine:
     token_buckets: Sequence[int] = (32, 128, 512, 2048),
     context: int | None = None,
     prefill_tokens: int = 16384,
+    prefill_chunk: int | None = None,
     chunk: int = 32,
     mode: str = "refill",
+    longest_first: bool = True,
     cache_dtype: str | None = None,
     bos: bool | None = None,
     eos: bool | None = None,
@@ -99,6 +108,10 @@ class Engine:
   ):
     if mode not in ("refill", "static"):
       raise ValueError(f"mode = {mode!r}: not 'refill' or 'static'")
+    if prefill_chunk is not None and family.encoder_decoder:
+      raise ValueError(
+        f"prefill_chunk = {prefill_chunk}: an encoder reads a prompt as a whole"
+      )
     self.family, self.tokenizer, self._mode = family, tokenizer, mode
     self._chunk = chunk
     self.statistics = Statistics()
@@ -120,12 +133,14 @@ class Engine:
       prompts=tuple(sorted(prompt_buckets)),
       tokens=tuple(sorted(token_buckets)),
       context=context,
+      piece=prefill_chunk,
     )
     self._programs = Programs(
       family,
       mesh=mesh,
       eos_id=tokenizer.eos_id,
       prefill_tokens=prefill_tokens,
+      piece=prefill_chunk,
       chunk=chunk,
     )
     self._pools = Pools(
@@ -133,9 +148,11 @@ class Engine:
       self._programs.put,
       eos_id=tokenizer.eos_id,
       prefill_tokens=prefill_tokens,
-      lengths=self._ladders.prompts,
+      lengths=self._ladders.pieces,
       chunk=chunk,
       cache_dtype=cache_dtype,
+      longest_first=longest_first,
+      page=PAGE.get(jax.default_backend()),
     )
     self._value_head = value_head
     self._scorer = Scorer(

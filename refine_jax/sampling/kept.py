@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from refine_jax.sampling import ending, loop
+from refine_jax.sampling import batches, ending, loop
 from refine_jax.sampling.planning import Job, Ladders
-from refine_jax.sampling.programs import Decoded, Programs
+from refine_jax.sampling.programs import Programs
 from refine_jax.sampling.settings import rows
 from refine_jax.sampling.statistics import Statistics
 
@@ -50,7 +50,7 @@ class Rows:
     self._tokenizer, self._chunk = tokenizer, chunk
     self._statistics = statistics
     self._slots = ladders.slots[-1]
-    self._lengths = (SHORT, *(n for n in ladders.prompts if n > SHORT))
+    self._lengths = (SHORT, *(n for n in ladders.pieces if n > SHORT))
     # Least recently used first: name -> slot, and what the slot holds.
     self._rows: collections.OrderedDict[str, int] = collections.OrderedDict()
     self._held: list[tuple[int, ...]] = [()] * self._slots
@@ -188,25 +188,18 @@ class Rows:
       size = next((n for n in self._lengths if n >= longest), self._lengths[-1])
       few = max(1, self._slots // 8)
       number = self._slots if len(asked) > few else few
-      arrays = self._padded(asked, size, number)
+      slots, rows = zip(*asked, strict=True)
+      arrays = batches.padded(
+        rows, slots, length=size, number=number, nowhere=self._slots
+      )
+      tokens = int(arrays[1].sum())
+      self._statistics.prompt_tokens += tokens
+      self._statistics.prompt_padding += arrays[0].size - tokens
       self._cache, logits_BV = self._read(
         weights, self._cache, logits_BV, *self._programs.put(arrays)
       )
       asked = [(slot, ids[size:]) for slot, ids in asked if len(ids) > size]
     return logits_BV
-
-  def _padded(self, asked, size: int, number: int):
-    tokens_RP = np.zeros((number, size), np.int32)
-    lengths_R = np.zeros((number,), np.int32)
-    slots_R = np.full((number,), self._slots, np.int32)
-    for row, (slot, ids) in enumerate(asked):
-      part = ids[:size]
-      tokens_RP[row, : len(part)], lengths_R[row] = part, len(part)
-      slots_R[row] = slot
-    tokens = int(lengths_R.sum())
-    self._statistics.prompt_tokens += tokens
-    self._statistics.prompt_padding += tokens_RP.size - tokens
-    return tokens_RP, lengths_R, slots_R
 
   def _settings(self, slots: Sequence[int], jobs: Sequence[Job]):
     """Rows by slot, those that take no part ended; and the tokens seen."""
@@ -229,38 +222,22 @@ class Rows:
         seen_BV[slot, list(job.ids)] = True
     return self._programs.put((settings, seen_BV))
 
-  def _draw(self, weights, progress, slots, jobs) -> Decoded:
+  def _draw(self, weights, progress, slots, jobs) -> batches.Decoded:
     """Decodes in place; the host looks in between only for stop strings."""
     by_slot = dict(zip(slots, jobs, strict=True))
     # Slots that take no part have ended, so whose settings they get is one.
     watched = [by_slot.get(s, jobs[0]) for s in range(self._slots)]
     stops = any(job.sampling.stop for job in jobs)
     halt = ending.Halt(watched, self._tokenizer, self._slots)
-    steps = self._chunk if stops else progress.tokens_BT.shape[1]
-    while True:
-      self._cache, progress = self._decode(
-        weights, self._cache, progress, self._programs.put(np.int32(steps))
-      )
-      decoded = Decoded(
-        *jax.device_get(
-          (
-            progress.tokens_BT,
-            progress.logprobs_BT,
-            progress.model_logprobs_BT,
-            progress.counts_B,
-            progress.finish_B,
-          )
-        )
-      )
-      self._statistics.syncs += 1
-      halted_B = halt(decoded.tokens_BT, decoded.counts_B, decoded.finish_B)
-      if not ((decoded.finish_B == loop.RUNNING) & ~halted_B).any():
-        break
-      progress = progress.replace(
-        finish_B=self._programs.put(
-          np.where(halted_B, loop.STOP, decoded.finish_B)
-        )
-      )
+    self._cache, progress, decoded, looks = batches.drain(
+      functools.partial(self._decode, weights),
+      self._cache,
+      progress,
+      steps=self._chunk if stops else progress.tokens_BT.shape[1],
+      halt=halt,
+      put=self._programs.put,
+    )
+    self._statistics.syncs += looks
     self._statistics.count(progress, self._slots)
     return decoded
 

@@ -47,14 +47,12 @@ def allowed(
 
   def without_stops(logits_BV):
     early_B = counts_B < rows.min_tokens_B
-    ids_BE = jnp.where(
-      early_B[:, None] & (rows.stop_ids_BE >= 0),
-      rows.stop_ids_BE,
-      logits_BV.shape[1],
-    )
-    return jax.vmap(lambda row, ids: row.at[ids].set(CUT, mode="drop"))(
-      logits_BV, ids_BE
-    )
+    # Compared, not scattered: on CPU a scatter goes through its ids one by one.
+    token_V = jnp.arange(logits_BV.shape[1])
+    banned_BV = jnp.zeros(logits_BV.shape, bool)
+    for stop_B1 in jnp.split(rows.stop_ids_BE, rows.stop_ids_BE.shape[1], 1):
+      banned_BV |= stop_B1 == token_V
+    return jnp.where(early_B[:, None] & banned_BV, CUT, logits_BV)
 
   logits_BV = jax.lax.cond(
     jnp.any(penalty_B != 1), penalised, lambda: logits_BV
@@ -148,6 +146,15 @@ def _first(edges_BC, weights_BC, target_B):
   )
 
 
+def _best(logits_BV: jax.Array) -> jax.Array:
+  """The first of the largest; two reductions, which a CPU vectorises."""
+  vocab = logits_BV.shape[1]
+  top_B1 = jnp.max(logits_BV, axis=1, keepdims=True)
+  token_BV = jnp.where(logits_BV == top_B1, jnp.arange(vocab), vocab)
+  # Of NaNs none is the largest: the id then still has to be one.
+  return jnp.minimum(jnp.min(token_BV, axis=1), vocab - 1)
+
+
 def _at(values_BV, tokens_B):
   return jnp.take_along_axis(values_BV, tokens_B[:, None], axis=1)[:, 0]
 
@@ -172,7 +179,7 @@ def sample(
     temperature is 0: that distribution has one token), and under the model.
   """
   allowed_BV = allowed(logits_BV, rows, counts_B, seen_BV)
-  best_B = jnp.argmax(allowed_BV, axis=1)
+  best_B = _best(allowed_BV)
 
   def draw():
     weights_BV = weights(allowed_BV, rows)

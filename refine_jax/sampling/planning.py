@@ -88,12 +88,21 @@ class Ladders:
   Attributes:
     slots, prompts, tokens: batch sizes, prompt lengths, tokens sampled.
     context: prompt and continuation together, if a model is bound.
+    piece: tokens of a prompt that are read at once, at most; None for all.
   """
 
   slots: tuple[int, ...]
   prompts: tuple[int, ...]
   tokens: tuple[int, ...]
   context: int | None = None
+  piece: int | None = None
+
+  @property
+  def pieces(self) -> tuple[int, ...]:
+    """Lengths that are read at once."""
+    if self.piece is None:
+      return self.prompts
+    return (*(n for n in self.prompts if n < self.piece), self.piece)
 
   def prompt(self, name: str, length: int) -> int:
     return _rung(self.prompts, length, f"{name}: the prompt", "prompt_buckets")

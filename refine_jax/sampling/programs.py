@@ -3,32 +3,18 @@
 import contextlib
 import functools
 import weakref
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
 from refine_jax import sharding
-from refine_jax.sampling import beam, loop
+from refine_jax.sampling import batches, beam, loop
+from refine_jax.sampling.batches import Decoded, Halt
 from refine_jax.sampling.planning import Plan
 from refine_jax.sampling.settings import Rows, rows
 from refine_jax.sampling.statistics import Statistics
-
-
-class Decoded(NamedTuple):
-  """What a batch sampled, on the host; `counts_B` says how much per row."""
-
-  tokens_BT: np.ndarray
-  logprobs_BT: np.ndarray
-  model_logprobs_BT: np.ndarray
-  counts_B: np.ndarray
-  finish_B: np.ndarray
-
-
-# Told (tokens_BT, counts_B, finish_B) between chunks; which rows to end.
-Halt = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 class Programs:
@@ -39,6 +25,7 @@ class Programs:
     mesh: of the parameters; None for one device.
     eos_id: ends a row.
     prefill_tokens: rows times length of a prefill, at most.
+    piece: tokens of a prompt that are read at once; None for all.
     chunk: steps between two looks of the host at stop strings.
   """
 
@@ -50,9 +37,11 @@ class Programs:
     eos_id: int | None,
     prefill_tokens: int,
     chunk: int,
+    piece: int | None = None,
   ):
     self._family, self._mesh, self._eos_id = family, mesh, eos_id
     self._prefill_tokens, self._chunk = prefill_tokens, chunk
+    self._piece = piece
     self._known: tuple[list[weakref.ref], Any] | None = None
     bind = functools.partial
     self._unstack = jax.jit(family.decode_weights)
@@ -64,7 +53,6 @@ class Programs:
     self._expand = jax.jit(loop.expand)
     self._begin = jax.jit(loop.begin, static_argnums=3, donate_argnums=1)
     self._decode = jax.jit(bind(loop.decode, family), donate_argnums=(1, 2))
-    self._halt = jax.jit(_halt)
     self._search = jax.jit(
       bind(beam.search, family), static_argnames=("beams", "room", "stops")
     )
@@ -119,28 +107,17 @@ class Programs:
       return self._run_search(weights, plan, statistics, filled)
     settings = self.put(_row_settings(plan, self._eos_id))
     state = self._begin(filled.logits_BV, filled.seen_BV, settings, plan.room)
-    if halt is None:
-      _, state = self._decode(
-        weights, filled.cache, state, self.put(np.int32(plan.room))
-      )
-    else:
-      state = self._chunks(weights, filled.cache, state, statistics, halt)
-    steps, used, *arrays = jax.device_get(
-      (
-        state.steps,
-        state.used,
-        state.tokens_BT,
-        state.logprobs_BT,
-        state.model_logprobs_BT,
-        state.counts_B,
-        state.finish_B,
-      )
+    _, state, decoded, looks = batches.drain(
+      functools.partial(self._decode, weights),
+      filled.cache,
+      state,
+      steps=plan.room if halt is None else self._chunk,
+      halt=halt,
+      put=self.put,
     )
-    statistics.syncs += 1
-    statistics.steps += int(steps)
-    statistics.slot_steps += int(steps) * plan.slots
-    statistics.used_slot_steps += int(used)
-    return Decoded(*arrays)
+    statistics.syncs += looks
+    statistics.count(state, plan.slots)
+    return decoded
 
   def _fill(self, weights, plan: Plan, statistics) -> loop.Filled:
     """Every distinct prompt once, then copies where rows share one."""
@@ -157,21 +134,12 @@ class Programs:
     while start < len(plan.jobs):
       size = self._prefill_rows(plan, len(plan.jobs) - start)
       part = plan.jobs[start : start + size]
-      prompt_RP = np.zeros((size, plan.prompt_length), np.int32)
-      lengths_R = np.zeros((size,), np.int32)
-      slots_R = np.full((size,), plan.slots, np.int32)
-      for row, job in enumerate(part):
-        prompt_RP[row, : len(job.ids)] = job.ids
-        lengths_R[row] = len(job.ids)
-        slots_R[row] = start + row
-      # A row that goes nowhere still needs a token to look at.
-      lengths_R[len(part) :] = 1
-      filled = self._prefill(
-        weights, filled, *self.put((prompt_RP, lengths_R, slots_R))
-      )
+      for piece in _pieces(part, start, size, plan, self._piece):
+        filled = self._prefill(weights, filled, *self.put(piece))
+        statistics.prompt_padding += piece[0].size
       tokens = sum(len(job.ids) for job in part)
       statistics.prompt_tokens += tokens
-      statistics.prompt_padding += prompt_RP.size - tokens
+      statistics.prompt_padding -= tokens
       start += size
     source_B = _sources(plan)
     if np.array_equal(source_B[: len(plan.jobs)], range(len(plan.jobs))) and (
@@ -185,22 +153,6 @@ class Programs:
     most = max(1, min(plan.slots, self._prefill_tokens // plan.prompt_length))
     few = max(1, most // 8) if most > 8 else most
     return most if 2 * left > most else few
-
-  def _chunks(
-    self, weights, cache, state, statistics, halt: Halt
-  ) -> loop.Progress:
-    steps = self.put(np.int32(self._chunk))
-    while True:
-      cache, state = self._decode(weights, cache, state, steps)
-      seen = jax.device_get((state.tokens_BT, state.counts_B, state.finish_B))
-      statistics.syncs += 1
-      halted_B = halt(*seen)
-      running_B = (seen[2] == loop.RUNNING) & ~halted_B
-      if not running_B.any():
-        return state
-      if halted_B.any():
-        finish_B = self._halt(state.finish_B, self.put(halted_B))
-        state = state.replace(finish_B=finish_B)
 
   def _run_search(self, weights, plan: Plan, statistics, filled) -> Decoded:
     first = [plan.jobs[job].sampling for job, _ in plan.rows]
@@ -233,9 +185,22 @@ def _from_all(x: Any, where: NamedSharding) -> jax.Array:
   return jax.make_array_from_callback(x.shape, where, lambda at: x[at])
 
 
-def _halt(finish_B, halted_B):
-  running_B = finish_B == loop.RUNNING
-  return jax.numpy.where(running_B & halted_B, loop.STOP, finish_B)
+def _pieces(jobs, first: int, size: int, plan: Plan, piece: int | None):
+  """Prompts as arrays for `loop.prefill`, in pieces if they are long.
+
+  Args:
+    first: the slot of the first; size: rows of the arrays.
+  """
+  width = min(plan.prompt_length, piece or plan.prompt_length)
+  left = [(job.ids, first + row) for row, job in enumerate(jobs)]
+  while left:
+    rows, slots = zip(*left, strict=True)
+    prompt_RP, lengths_R, slots_R = batches.padded(
+      rows, slots, length=width, number=size, nowhere=plan.slots
+    )
+    # A row that goes nowhere still needs a token to look at.
+    yield prompt_RP, np.maximum(lengths_R, 1), slots_R
+    left = [(ids[width:], slot) for ids, slot in left if len(ids) > width]
 
 
 def _row_settings(plan: Plan, eos_id: int | None) -> Rows:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from refine_jax.sampling import ending, loop, pool
+from refine_jax.sampling import ending, loop, pool, waiting
 from refine_jax.sampling.ending import Drawn
 from refine_jax.sampling.planning import Job, Shape
 from refine_jax.sampling.settings import rows
@@ -23,6 +23,9 @@ from refine_jax.sampling.statistics import Statistics
 
 # A beginning that so many tokens of all prompts share is read once.
 SHARED = 16
+
+# Each costs a branch per layer to compile.
+PAGES = 8
 
 
 @dataclasses.dataclass
@@ -43,9 +46,14 @@ class Pools:
     put: host arrays to devices.
     eos_id: ends a row.
     prefill_tokens: positions read at once, at most.
-    lengths: ladder of prompt lengths that are read.
+    lengths: ladder of lengths that are read at once; longer prompts are read
+      in pieces.
     chunk: steps between two looks of the host.
     cache_dtype: of keys and values; None for the model's.
+    longest_first: whether requests of larger budgets begin first.
+    page: a step does not read pages of so many positions that no slot has
+      come to; None to read all. At most `PAGES` per row: with more room they
+      are larger.
   """
 
   def __init__(
@@ -58,6 +66,8 @@ class Pools:
     lengths: Sequence[int],
     chunk: int,
     cache_dtype: str | None = None,
+    longest_first: bool = True,
+    page: int | None = None,
   ):
     bind = functools.partial
     self.family, self.put, self.eos_id = family, put, eos_id
@@ -66,22 +76,23 @@ class Pools:
     dtype = None if cache_dtype is None else jnp.dtype(cache_dtype)
     self.empty_slots = jax.jit(
       bind(pool.empty_slots, family, dtype=dtype),
-      static_argnames=("slots", "group", "room", "prompt_length"),
+      static_argnames=("slots", "group", "room", "prompt_length", "page"),
     )
+    self.longest_first, self.page = longest_first, page
     self.empty_queue = jax.jit(
-      bind(pool.empty_queue, family, dtype=dtype),
+      bind(waiting.empty_queue, family, dtype=dtype),
       static_argnames=("places", "length", "tickets"),
     )
-    self.read = jax.jit(bind(pool.read, family), donate_argnums=1)
-    self.spread = jax.jit(pool.spread, donate_argnums=0)
-    self.enqueue = jax.jit(pool.enqueue, donate_argnums=0)
+    self.read = jax.jit(bind(waiting.read, family), donate_argnums=1)
+    self.spread = jax.jit(waiting.spread, donate_argnums=0)
+    self.enqueue = jax.jit(waiting.enqueue, donate_argnums=0)
     self.chunk = jax.jit(
       bind(pool.chunk, family, steps=chunk), donate_argnums=(1, 2)
     )
 
   def rung(self, shape: Shape, tokens: int) -> int:
     """The length that so many tokens of a prompt are read at."""
-    most = shape.prompt_length
+    most = min(shape.prompt_length, self.lengths[-1])
     return next((n for n in self.lengths if tokens <= n < most), most)
 
   def at_once(self, shape: Shape, length: int) -> int:
@@ -107,12 +118,13 @@ class Pools:
     arrays = (np.bool_(False), (none_E, none_E))
     self.chunk(weights, slots, queue, *self.put(arrays))
 
-  def empty(self, shape: Shape) -> tuple[pool.Slots, pool.Queue]:
+  def empty(self, shape: Shape) -> tuple[pool.Slots, waiting.Queue]:
     slots = self.empty_slots(
       slots=shape.slots,
       group=shape.group,
       room=shape.room,
       prompt_length=shape.prompt_length,
+      page=self.page and self.page * -(-shape.room // (PAGES * self.page)),
     )
     queue = self.empty_queue(
       places=shape.places, length=shape.prompt_length, tickets=shape.tickets
@@ -149,8 +161,12 @@ class _Run:
     self._cut = False  # whether any ever was
     self._slots, self._queue = pools.empty(shape)
     self._held = self._read_shared(jobs)
-    # Prompts that are read at one length stay together.
-    self._jobs = collections.deque(sorted(jobs, key=self._length))
+    # Prompts that are read at one length are read together.
+    self._jobs: dict[int, collections.deque[Job]] = {}
+    if pools.longest_first:
+      jobs = sorted(jobs, key=lambda job: -job.sampling.max_tokens)
+    for job in sorted(jobs, key=self._length):
+      self._jobs.setdefault(self._length(job), collections.deque()).append(job)
 
   def samples(self) -> Iterator[tuple[Job, int, Drawn]]:
     logs: collections.deque[pool.Log] = collections.deque()
@@ -179,18 +195,23 @@ class _Run:
   def _feed(self) -> None:
     """Reads prompts while there is place, and gives tickets for them."""
     while self._jobs and self._free:
-      length = self._length(self._jobs[0])
+      length = self._next_length()
+      jobs = self._jobs[length]
       size = self._pools.at_once(self._shape, length)
       hungry = self._given - self._taken < self._shape.groups // 2
-      if len(self._free) < min(size, len(self._jobs)) and not hungry:
+      if len(self._free) < min(size, len(jobs)) and not hungry:
         break  # better a full batch later
-      part = []
-      while len(part) < min(size, len(self._free)) and self._jobs:
-        if self._length(self._jobs[0]) != length:
-          break
-        part.append(self._jobs.popleft())
-      self._read_jobs(part)
+      some = min(size, len(self._free), len(jobs))
+      self._read_jobs([jobs.popleft() for _ in range(some)])
+      if not jobs:
+        del self._jobs[length]
     self._deal()
+
+  def _next_length(self) -> int:
+    if not self._pools.longest_first:
+      return next(iter(self._jobs))
+    budget = {n: q[0].sampling.max_tokens for n, q in self._jobs.items()}
+    return max(budget, key=budget.__getitem__)
 
   def _read_jobs(self, jobs: list[Job]) -> None:
     asked = []
@@ -216,24 +237,32 @@ class _Run:
     held = 0 if whole else self._held
     longest = max(len(ids) for ids, _ in asked)
     length = self._pools.rung(self._shape, longest)
+    while asked:
+      self._read_piece(asked, length, held, whole)
+      asked = [(ids[length:], p) for ids, p in asked if len(ids) > length]
+      held += length
+
+  def _read_piece(self, asked, length: int, held: int, whole: bool) -> None:
+    """The first `length` tokens of each, after `held` others."""
     size = self._pools.at_once(self._shape, length)
     prompt_RP = np.zeros((size, length), np.int32)
     lengths_R = np.zeros((size,), np.int32)
     places_R = np.full((size,), self._shape.places, np.int32)
     for row, (ids, place) in enumerate(asked):
-      prompt_RP[row, : len(ids)], lengths_R[row] = ids, len(ids)
-      places_R[row] = place
-    last = 0 if whole or self._pools.family.encoder_decoder else len(asked)
-    tokens = int(lengths_R.sum()) - last
-    if whole:
-      lengths_R[0] += 1  # its last token is read, too
+      part = ids[:length]
+      prompt_RP[row, : len(part)], places_R[row] = part, place
+      # The program leaves the last token it is told of.
+      lengths_R[row] = len(part) + (whole or len(ids) > length)
     self._queue = self._pools.read(
       self._weights,
       self._queue,
       *self._pools.put((prompt_RP, lengths_R, places_R, np.int32(held))),
     )
+    left = 0 if self._pools.family.encoder_decoder else len(asked)
+    given = sum(len(ids[:length]) for ids, _ in asked)
+    tokens = int(lengths_R.sum()) - left
     self._statistics.prompt_tokens += tokens
-    self._statistics.prompt_padding += prompt_RP.size - tokens - last
+    self._statistics.prompt_padding += prompt_RP.size - given
 
   def _length(self, job: Job) -> int:
     """What the part of a prompt that is read is rounded up to."""

@@ -9,7 +9,6 @@ the model once.
 import contextlib
 import dataclasses
 import functools
-import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,14 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from refine_jax.algorithms.logprobs import logprobs
 from refine_jax.batch import Params
 from refine_jax.data.tokenizer import Tokenizer, encode_prompt
 from refine_jax.records import Prompt, Sample
-from refine_jax.sampling import ending, loop
+from refine_jax.sampling import batches, ending, trunk_programs
 from refine_jax.sampling.planning import Job, TooLong
-from refine_jax.sampling.programs import Decoded
-from refine_jax.sampling.score import LOGITS
 from refine_jax.sampling.settings import Request, Sampling, rows
 
 
@@ -114,7 +110,7 @@ class Trunks:
     self._open: dict[str, _Trunk] = {}
     self._free = list(range(slots))[::-1]
     self._proposed: _Proposed | None = None
-    self._run = _programs(family)
+    self._run = trunk_programs.of(family)
     with self._scope():
       self._weights = self._run.unstack(params)
       self._cache = self._run.empty(slots, length)
@@ -228,15 +224,13 @@ class Trunks:
 
   def _rows(self, parts, slots, size: int, number: int):
     """Ragged rows as arrays; rows that only fill up go to no slot."""
-    tokens_RP = np.zeros((number, size), np.int32)
-    lengths_R = np.zeros((number,), np.int32)
-    slots_R = np.full((number,), self.slots, np.int32)
-    for row, (ids, slot) in enumerate(zip(parts, slots, strict=True)):
-      tokens_RP[row, : len(ids)], lengths_R[row] = ids, len(ids)
-      slots_R[row] = slot
-    self.work.prefilled += int(lengths_R.sum())
-    self.work.padding += tokens_RP.size - int(lengths_R.sum())
-    return tokens_RP, lengths_R, slots_R
+    arrays = batches.padded(
+      parts, slots, length=size, number=number, nowhere=self.slots
+    )
+    tokens = int(arrays[1].sum())
+    self.work.prefilled += tokens
+    self.work.padding += arrays[0].size - tokens
+    return arrays
 
   # Scores.
 
@@ -362,28 +356,15 @@ class Trunks:
       sampling.max_tokens,
     )
     halt = ending.Halt(listed, self._tokenizer, number)
-    steps = self._chunk if sampling.stop else sampling.max_tokens
-    while True:
-      cache, progress = self._run.decode(
-        self._weights, cache, progress, np.int32(steps)
-      )
-      arrays = jax.device_get(
-        (
-          progress.tokens_BT,
-          progress.logprobs_BT,
-          progress.model_logprobs_BT,
-          progress.counts_B,
-          progress.finish_B,
-        )
-      )
-      decoded = Decoded(*arrays)
-      halted_B = halt(decoded.tokens_BT, decoded.counts_B, decoded.finish_B)
-      running_B = (decoded.finish_B == loop.RUNNING) & ~halted_B
-      if not running_B.any():
-        return decoded, cache
-      progress = progress.replace(
-        finish_B=jnp.where(halted_B, loop.STOP, progress.finish_B)
-      )
+    cache, _, decoded, _ = batches.drain(
+      functools.partial(self._run.decode, self._weights),
+      cache,
+      progress,
+      steps=self._chunk if sampling.stop else sampling.max_tokens,
+      halt=halt,
+      put=jnp.asarray,
+    )
+    return decoded, cache
 
   def _samples(self, names, jobs, decoded, cache, bare):
     found: dict[str, list[Sample]] = {}
@@ -429,72 +410,3 @@ class Trunks:
 def _rung(most: int, needed: int) -> int:
   """Rows of a batch: all, a quarter or a sixteenth of the most there can be."""
   return next(n for n in (-(-most // 16), -(-most // 4), most) if n >= needed)
-
-
-@functools.cache
-def _programs(family: Any) -> types.SimpleNamespace:
-  """Jitted programs of a family; all trunks of it share what is compiled."""
-  programs = types.SimpleNamespace()
-
-  def read(weights, cache, last_SD, tokens_RP, lengths_R, slots_R):
-    hidden_RPD, cache = family.extend(
-      weights, tokens_RP, lengths_R, cache, slots_R
-    )
-    last_R11 = jnp.maximum(lengths_R - 1, 0)[:, None, None]
-    last_RD = jnp.take_along_axis(hidden_RPD, last_R11, axis=1)[:, 0]
-    last_SD = last_SD.at[slots_R].set(last_RD.astype(jnp.float32), mode="drop")
-    return loop.pin(cache), last_SD
-
-  def score(weights, cache, last_SD, tokens_RP, lengths_R, slots_R):
-    own = jnp.arange(len(slots_R))
-    # The last token is predicted, not read.
-    hidden_RPD, _ = family.extend(
-      weights,
-      tokens_RP[:, :-1],
-      jnp.maximum(lengths_R - 1, 0),
-      loop.gather(cache, slots_R),
-      own,
-    )
-    first_R1D = last_SD[slots_R][:, None].astype(hidden_RPD.dtype)
-    return logprobs(
-      lambda hidden: family.unembed(weights, hidden),
-      jnp.concatenate([first_R1D, hidden_RPD], axis=1),
-      tokens_RP,
-      chunk=max(1, LOGITS // family.config.vocab_size),
-    )
-
-  def begin(weights, cache, last_SD, slots_R, settings, room):
-    logits_RV = family.unembed(weights, last_SD[slots_R])
-    seen_RV = jnp.zeros(logits_RV.shape, bool)
-    progress = loop.begin(logits_RV, seen_RV, settings, room)
-    return loop.gather(cache, slots_R), progress
-
-  def adopt(cache, branches, rows_S):
-    """Trunk s becomes row `rows_S[s]`, or stays if that is negative."""
-    source_S = jnp.maximum(rows_S, 0)
-
-    def pick(ours, theirs):
-      moves = (rows_S >= 0).reshape((-1,) + (1,) * (ours.ndim - 1))
-      return jnp.where(moves, theirs[source_S], ours)
-
-    return loop.pin(jax.tree.map(pick, cache, branches))
-
-  programs.unstack = jax.jit(family.decode_weights)
-  programs.empty = jax.jit(family.new_cache, static_argnums=(0, 1))
-  programs.read = jax.jit(read, donate_argnums=1)
-  programs.score = jax.jit(score)
-  programs.begin = jax.jit(begin, static_argnums=5)
-  programs.decode = jax.jit(
-    lambda weights, cache, progress, steps: loop.decode(
-      family, weights, cache, progress, steps
-    ),
-    donate_argnums=(1, 2),
-  )
-  programs.adopt = jax.jit(adopt, donate_argnums=0)
-  programs.copy = jax.jit(
-    lambda cache, last_SD, source_S: (
-      loop.gather(cache, source_S),
-      last_SD[source_S],
-    )
-  )
-  return programs

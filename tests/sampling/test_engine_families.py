@@ -9,6 +9,7 @@ import sampling_families as families
 from fake_family import Letters
 
 from refine_jax import sharding
+from refine_jax.sampling import engine as engines
 from refine_jax.sampling.engine import Engine, Request, Sampling
 
 TOKENIZER = Letters()
@@ -158,3 +159,54 @@ def test_candidates_share_their_prompt(found):
   for prompt, target, score in zip(prompts, targets, together, strict=True):
     (alone,) = engine.score(params, [prompt], [target])
     np.testing.assert_allclose(score, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("found", ["llama", "galactica"], indirect=True)
+def test_long_prompts_are_read_in_pieces(found):
+  """On top of what their rows hold, with the tokens of one reading."""
+  whole, params, _ = found
+  requests = [
+    Request(f"r{i}", text, 1 + i % 2)
+    for i, text in enumerate(("abcdefghabcdefg", "hg", "cafeabed", "abcdefgha"))
+  ]
+  expected = whole.generate(params, requests, SETTINGS[2])
+  for mode in ("refill", "static"):
+    engine = make(whole.family, mode=mode, prefill_chunk=4)
+    pieces = engine.generate(params, requests, SETTINGS[2])
+    read = sum(len(engine.encode(r.prompt)) for r in requests)
+    read -= len(requests) if mode == "refill" else 0  # their last tokens
+    assert engine.statistics.prompt_tokens == read
+    for group, same in zip(expected, pieces, strict=True):
+      for one, other in zip(group, same, strict=True):
+        assert one.tokens == other.tokens
+        np.testing.assert_allclose(
+          one.model_logprobs, other.model_logprobs, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("found", ["llama", "t5"], indirect=True)
+def test_pages_that_no_row_reaches_change_nothing(found, monkeypatch):
+  whole, params, expected = found
+  monkeypatch.setattr(engines, "PAGE", {"cpu": 5})
+  engine = make(whole.family)
+  pages = engine.generate(params, REQUESTS)
+  for group, same in zip(expected, pages, strict=True):
+    for one, other in zip(group, same, strict=True):
+      assert one.tokens == other.tokens
+      np.testing.assert_allclose(
+        one.model_logprobs, other.model_logprobs, atol=1e-5
+      )
+  mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+  shardings = sharding.of_variables(families.abstract(whole.family), mesh)
+  placed = jax.device_put(params, shardings)
+  found = make(whole.family, mesh=mesh).generate(placed, REQUESTS)
+  drawn = [[sample.tokens for sample in group] for group in found]
+  assert drawn == [[sample.tokens for sample in group] for group in pages]
+  # With the last pages skipped, to the last bit.
+  for request, group in zip(REQUESTS, pages, strict=True):
+    assert engine.generate(params, [request]) == [group]
+
+
+def test_an_encoder_reads_a_prompt_as_a_whole():
+  with pytest.raises(ValueError, match="prefill_chunk = 4: an encoder"):
+    make(families.t5(), prefill_chunk=4)

@@ -59,7 +59,8 @@ def static():
 
 @pytest.fixture(scope="module")
 def engine():
-  return make()
+  """In order of arrival, so that tests can try orders."""
+  return make(longest_first=False)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,19 @@ def test_slots_are_refilled_as_soon_as_they_are_free(engine):
   assert found.steps <= total / 16 + 14
   assert found.slot_use > 0.94
   assert found.syncs < found.steps / 3
+
+
+def test_large_budgets_begin_first():
+  """Then the last rows to end are short: few slots wait for them."""
+  requests = ragged(60)
+  steps, drawn = {}, {}
+  for first in (True, False):
+    one = make(longest_first=first)
+    drawn[first] = tokens(one, requests)
+    steps[first] = one.statistics.steps
+  assert drawn[True] == drawn[False]
+  total = sum(r.sampling.max_tokens for r in requests)
+  assert steps[True] <= total / 16 + 4 < steps[False]
 
 
 def test_many_short_requests_do_not_starve_the_slots():
