@@ -1,10 +1,11 @@
-"""The table of plans in docs/performance.md, cell by cell.
+"""The table of plans in docs/planning.md, cell by cell.
 
     python benchmarks/plan_matrix.py --out=FILE.jsonl [--only=REGEX]
-        [--max_cells=N] [--table]
+        [--max_cells=N] [--seconds=S] [--table]
 
 A cell that is in the file is not made again, so the command can be stopped
 and repeated. A small cell tries slices from small to large until one fits.
+What several cells run is compiled once: it is remembered in FILE.programs.
 """
 
 import argparse
@@ -14,34 +15,44 @@ import pathlib
 import re
 import subprocess
 import sys
+import time
 
 TOP = pathlib.Path(__file__).parent.parent
-CONFIG = "configs/reft/ppo.py"
-# Model -> arguments of the config, and fields that it has not.
+PPO = "configs/reft/ppo.py"
+REFINE = "configs/refiner/mwp.py:model=llama,size=large,path=."
+# Model -> arguments of PPO's config, and weights that it does not name.
 MODELS = {
-  "t5-large": ("t5_large", "google-t5/t5-large"),
-  "galactica-6.7b": ("galactica_6_7b", ""),
-  "llama-7b": ("llama_7b", ""),
-  "llama3-8b": ("llama3_8b", ""),
-  "t5-11b": ("t5_large", "google-t5/t5-11b"),
-  "codellama-34b": ("codellama_34b", ""),
+  "T5-large": ("t5_large", "google-t5/t5-large"),
+  "Galactica-6.7B": ("galactica_6_7b", ""),
+  "LLaMA-7B": ("llama_7b", ""),
+  "Llama-3-8B": ("llama3_8b", ""),
+  "T5-11B": ("t5_large", "google-t5/t5-11b"),
+  "CodeLLaMA-34B": ("codellama_34b", ""),
+}
+# Of those that sample 256 rows and refine, the weights.
+SAMPLED = {
+  "T5-large": "google-t5/t5-large",
+  "Galactica-6.7B": "facebook/galactica-6.7b",
+  "LLaMA-7B": "meta-llama/Llama-2-7b-hf",
+  "Llama-3-8B": "meta-llama/Meta-Llama-3-8B",
 }
 STAGES = {"SFT": "train_generator", "PPO": "train_reft"}
 SMALL = {
-  "t5-large": ("v6e:1x1", "v6e:2x2", "v6e:2x4"),
-  "galactica-6.7b": ("v6e:2x4", "v6e:4x4"),
-  "llama-7b": ("v5e:4x4", "v5e:4x8", "v5e:8x8"),
-  "llama3-8b": ("v4:2x2x2", "v4:2x2x4", "v4:2x4x4"),
-  "t5-11b": ("v5p:2x2x1", "v5p:2x2x2", "v5p:2x2x4"),
-  "codellama-34b": ("v5p:2x2x4", "v5p:2x4x4", "v5p:4x4x4"),
+  "T5-large": ("v6e:1x1", "v6e:2x2", "v6e:2x4"),
+  "Galactica-6.7B": ("v6e:2x4", "v6e:4x4"),
+  "LLaMA-7B": ("v5e:4x4", "v5e:4x8", "v5e:8x8"),
+  "Llama-3-8B": ("v4:2x2x2", "v4:2x2x4", "v4:2x4x4"),
+  "T5-11B": ("v5p:2x2x1", "v5p:2x2x2", "v5p:2x2x4"),
+  "CodeLLaMA-34B": ("v5p:2x2x4", "v5p:2x4x4", "v5p:4x4x4"),
 }
+# 256 chips, once as two slices.
 LARGE = {
-  "t5-large": "v5e:16x16",
-  "galactica-6.7b": "v6e:16x16",
-  "llama-7b": "v5e:8x16*2",
-  "llama3-8b": "v5p:4x8x8",
-  "t5-11b": "v5p:4x8x8",
-  "codellama-34b": "v4:4x8x8",
+  "T5-large": "v5e:16x16",
+  "Galactica-6.7B": "v6e:16x16",
+  "LLaMA-7B": "v5e:8x16*2",
+  "Llama-3-8B": "v5p:4x8x8",
+  "T5-11B": "v5p:4x8x8",
+  "CodeLLaMA-34B": "v4:4x8x8",
 }
 
 
@@ -51,54 +62,79 @@ class Cell:
 
   name: str
   stage: str
-  model: str
+  config: str
   topologies: tuple[str, ...]
   flags: tuple[str, ...] = ()
 
-  def command(self, topology: str) -> list[str]:
-    argument, path = MODELS[self.model]
+  def command(self, topology: str, known: pathlib.Path) -> list[str]:
     command = [sys.executable, "-m", "refine_jax.stages.plan", "--json"]
-    command += [f"--config={CONFIG}:model={argument}", f"--stage={self.stage}"]
-    command += [f"--topology={topology}", "--nosearch", *self.flags]
-    if path:
-      command += [f"--config.model.path={path}"]
-    return command
+    command += [f"--config={self.config}", f"--stage={self.stage}"]
+    command += [f"--topology={topology}", "--nosearch", f"--known={known}"]
+    return [*command, *(f"--config.{flag}" for flag in self.flags)]
 
 
 def cells() -> list[Cell]:
   """Small ones first."""
   found = []
   for model in MODELS:
-    for name, stage in STAGES.items():
-      found.append(Cell(f"{name} {model}", stage, model, SMALL[model]))
-  for model in ("t5-large", "galactica-6.7b", "llama-7b", "llama3-8b"):
-    found.append(
-      Cell(
-        f"sample, 256 slots {model}",
-        "run_sample",
-        model,
-        SMALL[model],
-        ("--config.engine.slots=256",),
-      )
-    )
+    found += [_training(model, name, SMALL[model]) for name in STAGES]
+  found += [_refining(model) for model in SAMPLED]
+  found += [_sampling(model) for model in SAMPLED]
   for model in MODELS:
     for name, stage in STAGES.items():
       rows = (
-        f"--config.{stage}.train.batch_size=256",
-        f"--config.{stage}.train.micro_batches=1",
-        "--config.engine.slots=256",
+        f"{stage}.train.batch_size=256",
+        f"{stage}.train.micro_batches=1",
+        "engine.slots=256",
       )
       large = (LARGE[model],)
-      found.append(Cell(f"{name} {model} (256)", stage, model, large, rows))
+      found.append(_training(model, name, large, " (256 chips)", rows))
   return found
 
 
-def make(cell: Cell) -> dict:
+def _training(model, name, topologies, words="", flags=()) -> Cell:
+  argument, path = MODELS[model]
+  own = (f"model.path={path}",) if path else ()
+  if path and name == "SFT":
+    own += (f"train_generator.model.path={path}",)
+  return Cell(
+    f"{name} {model}{words}",
+    STAGES[name],
+    f"{PPO}:model={argument}",
+    topologies,
+    (*own, *flags),
+  )
+
+
+def _sampling(model) -> Cell:
+  argument, path = MODELS[model]
+  own = (f"model.path={path}",) if path else ()
+  return Cell(
+    f"sample, 256 slots {model}",
+    "run_sample",
+    f"{PPO}:model={argument}",
+    SMALL[model],
+    (*own, "engine.slots=256"),
+  )
+
+
+def _refining(model) -> Cell:
+  path = SAMPLED[model]
+  return Cell(
+    f"refine turn {model}",
+    "refine_turn",
+    REFINE,
+    SMALL[model],
+    (f"model.path={path}", f"train_critic.model.path={path}"),
+  )
+
+
+def make(cell: Cell, known: pathlib.Path) -> dict:
   """The first topology on which the cell fits, or the last."""
   row: dict = {"name": cell.name}
   for topology in cell.topologies:
     made = subprocess.run(
-      cell.command(topology), capture_output=True, text=True, cwd=TOP
+      cell.command(topology, known), capture_output=True, text=True, cwd=TOP
     )
     row |= {"topology": topology}
     if made.returncode > 1 or not made.stdout:
@@ -115,7 +151,8 @@ def done(path: pathlib.Path) -> dict[str, dict]:
   if not path.exists():
     return {}
   rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-  return {row["name"]: row for row in rows}
+  # What went wrong is tried again.
+  return {row["name"]: row for row in rows if "plan" in row}
 
 
 def table(rows: dict[str, dict]) -> str:
@@ -124,9 +161,6 @@ def table(rows: dict[str, dict]) -> str:
     "|---|---|---|---|---|---|",
   ]
   for row in rows.values():
-    if "plan" not in row:
-      lines.append(f"| {row['name']} | {row['topology']} | error | | | |")
-      continue
     plan = row["plan"]
     used, first = plan["peak_bytes"] / plan["chip_bytes"], plan["programs"][0]
     lines.append(
@@ -144,6 +178,9 @@ def main() -> None:
   parser.add_argument("--out", type=pathlib.Path, required=True)
   parser.add_argument("--only", default="")
   parser.add_argument("--max_cells", type=int, default=10**6)
+  parser.add_argument(
+    "--seconds", type=float, default=1e9, help="no new cell after so many"
+  )
   parser.add_argument("--table", action="store_true")
   asked = parser.parse_args()
   if asked.table:
@@ -154,8 +191,11 @@ def main() -> None:
     for cell in cells()
     if cell.name not in done(asked.out) and re.search(asked.only, cell.name)
   ]
+  begun = time.monotonic()
   for cell in left[: asked.max_cells]:
-    row = make(cell)
+    if time.monotonic() - begun > asked.seconds:
+      break
+    row = make(cell, asked.out.with_suffix(".programs"))
     with asked.out.open("a", encoding="utf-8") as file:
       file.write(json.dumps(row) + "\n")
     print(cell.name, row["topology"], "error" in row, flush=True)

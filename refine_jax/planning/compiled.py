@@ -2,10 +2,15 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import importlib.metadata
+import json
 import math
+import os
 import pathlib
 import re
 import tempfile
+import time
 from typing import Any
 
 import jax
@@ -15,6 +20,15 @@ from refine_jax.planning import hlo
 from refine_jax.planning.topologies import Topology
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Buffer:
+  """An argument's part on one device, and whether a result is put into it."""
+
+  name: str
+  bytes: float
+  aliased: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +44,8 @@ class Program:
       writes.
     collectives: kind -> how many, and the bytes a device receives.
     gathers: (text, bytes) of every all-gather in it.
+    buffers: what it is given; empty where the compiler prints no result.
+    seconds: that compiling took.
   """
 
   name: str
@@ -42,8 +58,10 @@ class Program:
   bytes_moved: float
   collectives: dict[str, hlo.Collective]
   gathers: tuple[tuple[str, float], ...]
+  buffers: tuple[Buffer, ...]
   bound_seconds: float
   bound_by: str
+  seconds: float = 0.0
   output_shardings: Any = dataclasses.field(default=None, repr=False)
 
 
@@ -72,6 +90,7 @@ def measure(
   *,
   resident: int = 0,
   steps: float = 1,
+  known: pathlib.Path | None = None,
 ) -> Program:
   """Compiles and reads off.
 
@@ -83,7 +102,63 @@ def measure(
     arguments: its arguments, as shapes with shardings.
     resident: bytes that lie on the device besides.
     steps: of loops that only the data end; see `hlo.Module.cost`.
+    known: a folder of what was compiled before. A program that is there is
+      not compiled again; it then has no shardings of its results.
   """
+  if known is None:
+    return _compiled(name, lowered, arguments, topology, resident, steps)
+  key = _key(lowered, topology, steps)
+  found = _remembered(known / f"{key}.json")
+  if found is None:
+    found = _compiled(name, lowered, arguments, topology, resident, steps)
+    _remember(known / f"{key}.json", found)
+  return dataclasses.replace(found, name=name, resident_bytes=resident)
+
+
+def _key(lowered: Any, topology: Topology, steps: float) -> str:
+  """Names a program by its text, its compiler and its devices."""
+  text = re.sub(r"loc\([^)]*\)", "", lowered.as_text())
+  about = (jax.__version__, _libtpu(), topology.name, steps)
+  return hashlib.sha256(f"{about}{text}".encode()).hexdigest()[:32]
+
+
+def _libtpu() -> str:
+  try:
+    return importlib.metadata.version("libtpu")
+  except importlib.metadata.PackageNotFoundError:
+    return ""
+
+
+def _remember(path: pathlib.Path, program: Program) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  kept = dataclasses.replace(program, output_shardings=None, gathers=())
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  text = json.dumps(dataclasses.asdict(kept))
+  temporary.write_text(text, encoding="utf-8")
+  os.replace(temporary, path)
+
+
+def _remembered(path: pathlib.Path) -> Program | None:
+  if not path.exists():
+    return None
+  fields = json.loads(path.read_text(encoding="utf-8"))
+  fields["collectives"] = {
+    kind: hlo.Collective(**c) for kind, c in fields["collectives"].items()
+  }
+  fields["buffers"] = tuple(Buffer(**b) for b in fields["buffers"])
+  fields["gathers"] = ()
+  return Program(**fields)
+
+
+def _compiled(
+  name: str,
+  lowered: Any,
+  arguments: Any,
+  topology: Topology,
+  resident: int,
+  steps: float,
+) -> Program:
+  begun = time.monotonic()
   given = bytes_per_device(arguments)
   with tempfile.TemporaryDirectory() as folder:
     options = {
@@ -97,7 +172,8 @@ def measure(
     except jax.errors.JaxRuntimeError as error:
       needed = _refused(str(error))
     text = _partitioned(pathlib.Path(folder))
-  cost = hlo.Module(text, topology.count).cost(steps)
+  module = hlo.Module(text, topology.count)
+  cost = module.cost(steps)
   if compiled is None:
     sizes = given, max(0, needed - given), needed, 0, 0
   else:
@@ -116,9 +192,20 @@ def measure(
     bytes_moved=moved,
     collectives=dict(cost.collectives),
     gathers=cost.gathers,
+    buffers=_buffers(module, compiled) if topology.estimated else (),
     bound_seconds=seconds,
     bound_by=by,
+    seconds=time.monotonic() - begun,
     output_shardings=compiled and compiled.output_shardings,
+  )
+
+
+def _buffers(module: hlo.Module, compiled: Any) -> tuple[Buffer, ...]:
+  # Of the final text: which are aliased is decided after the partitioner.
+  aliased = hlo.aliased(compiled.as_text())
+  return tuple(
+    Buffer(name, size, number in aliased)
+    for number, (name, size) in sorted(module.parameters().items())
   )
 
 

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 _BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "token": 0}
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 _NAMES = re.compile(r"%([\w.\-]+)")
+# Products that each of the attention kernels makes of queries and keys.
+_KERNELS = {"fwd": 2, "dq": 3, "dkv": 4}
 _COLLECTIVES = (
   "all-gather",
   "all-reduce",
@@ -40,7 +42,7 @@ class Cost:
   """Of one device.
 
   Attributes:
-    flops: of matrix products.
+    flops: of matrix products, those in attention kernels included.
     traffic: bytes of their operands and results.
     collectives: by kind.
     gathers: (attributes, bytes of the result) of every all-gather.
@@ -116,8 +118,16 @@ class Module:
   def __init__(self, text: str, devices: int):
     self._devices = devices
     self._computations, self.entry = _parse(text)
-    header = text.split("\n", 1)[0]
-    self.aliased = header.count("-alias)")
+
+  def parameters(self) -> dict[int, tuple[str, float]]:
+    """Number -> name and bytes of what the program is given."""
+    found = {}
+    for line in self._computations[self.entry]:
+      if line.op == "parameter":
+        name = re.search(r'op_name="([^"]*)"', line.rest)
+        number = int(re.match(r"\d+", line.rest)[0])
+        found[number] = (name[1] if name else line.name, size(line.shape))
+    return found
 
   def cost(self, steps: float = 1) -> Cost:
     """Of one run.
@@ -197,6 +207,8 @@ class Module:
       inner = math.prod(left[i] for i in _dimensions(axes[1]))
       moved = size(line.shape) + sum(size(types[x]) for x in line.operands)
       return Cost(2.0 * math.prod(_shape(line.shape)) * inner, moved)
+    if line.op == "custom-call":
+      return _kernel(line, types)
     op = line.op.removesuffix("-start")
     if op not in _COLLECTIVES:
       return Cost()
@@ -228,6 +240,26 @@ class Module:
       return int(iota[1])
     listed = re.search(r"replica_groups=\{\{([\d,]+)\}", rest)
     return len(_dimensions(listed[1])) if listed else self._devices
+
+
+def _kernel(line: _Line, types: Mapping[str, str]) -> Cost:
+  """Of a splash attention kernel, as if causality spared it nothing."""
+  named = re.search(r"splash_m[hq]a_(\w+?)(?:_|\b)", line.rest)
+  if "tpu_custom_call" not in line.rest or not named:
+    return Cost()
+  given = [types[x] for x in line.operands if x in types]
+  floats = [x for x in given if re.match(r"b?f\d+\[\d+,\d+,\d+", x)]
+  q, k = _shape(floats[0]), _shape(floats[1])
+  pairs = math.prod(q[:-1]) * k[-2]
+  moved = size(line.shape) + sum(map(size, given))
+  return Cost(2.0 * _KERNELS.get(named[1], 0) * pairs * q[-1], moved)
+
+
+def aliased(text: str) -> set[int]:
+  """Numbers of the parameters that a compiled module writes results into."""
+  header = text.split("\n", 1)[0]
+  found = re.findall(r"\((\d+), \{[\d, ]*\}, (?:may|must)-alias\)", header)
+  return set(map(int, found))
 
 
 def _attribute(line: _Line, name: str) -> str:
@@ -266,13 +298,13 @@ def _line(row: str) -> _Line | None:
   end = _closing("(" + rest) - 1
   inside, after = rest[:end], rest[end + 1 :]
   operands = tuple(_NAMES.findall(inside))
-  # A constant's value is what stands where operands would.
+  # A constant's value, and a parameter's number, stand where operands would.
   return _Line(
     found[2],
     re.sub(r"\{[^}]*\}|/\*.*?\*/", "", shape),
     op,
     operands,
-    inside + after if op == "constant" else after,
+    inside + after if op in ("constant", "parameter") else after,
     bool(found[1]),
   )
 

@@ -5,7 +5,9 @@ for arrays, and calls the stage's own code; nothing is computed.
 """
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+import pathlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -29,10 +31,15 @@ from refine_jax.training.step import TrainStep
 
 @dataclasses.dataclass(frozen=True)
 class Planner:
-  """Compiles for one topology and mesh."""
+  """Compiles for one topology and mesh.
+
+  Attributes:
+    known: a folder of programs' figures, see `compiled.measure`.
+  """
 
   topology: Topology
   mesh: jax.sharding.Mesh
+  known: pathlib.Path | None = None
 
   def rows(self, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
     """An array with rows over the batch axes, as stages place them."""
@@ -73,13 +80,24 @@ class Planner:
     *arguments: Any,
     resident: int = 0,
     steps: float = 1,
+    results: bool = False,
     **static: Any,
   ) -> Program:
-    """Figures of a jitted function."""
+    """Figures of a jitted function.
+
+    Args:
+      results: the shardings of its results are wanted, too.
+    """
     with jax.set_mesh(self.mesh):
       lowered = function.lower(*arguments, **static)
     return measure(
-      name, lowered, arguments, self.topology, resident=resident, steps=steps
+      name,
+      lowered,
+      arguments,
+      self.topology,
+      resident=resident,
+      steps=steps,
+      known=None if results else self.known,
     )
 
 
@@ -112,7 +130,7 @@ def sampler(
   resident: int,
   cache_dtype: str | None = None,
   prefix: str = "",
-) -> tuple[list[Program], int]:
+) -> tuple[Iterator[Program], int]:
   """What `sampling.engine` runs, and the bytes of the weights it keeps.
 
   Args:
@@ -121,6 +139,9 @@ def sampler(
     prefill_tokens, chunk, cache_dtype: see `Engine`.
     resident: bytes of what lies on the device besides, `params` included.
     prefix: of the programs' names.
+
+  Returns:
+    programs, most of them compiled only when they are asked for.
   """
   held = bytes_per_device(params)
   unstack = planner.compile(
@@ -128,6 +149,12 @@ def sampler(
     jax.jit(family.decode_weights),
     params,
     resident=resident - held,
+    results=True,
+  )
+  if unstack.output_shardings is None:
+    return iter([unstack]), 0
+  weights = planner.like(
+    jax.eval_shape(family.decode_weights, params), unstack.output_shardings
   )
   pools = Pools(
     family,
@@ -138,19 +165,21 @@ def sampler(
     chunk=chunk,
     cache_dtype=cache_dtype,
   )
-  if unstack.output_shardings is None:
-    return [unstack], 0
-  weights = planner.like(
-    jax.eval_shape(family.decode_weights, params), unstack.output_shardings
-  )
+  rest = _pool(planner, pools, weights, shape, resident, prefix)
+  return itertools.chain([unstack], rest), bytes_per_device(weights)
+
+
+def _pool(
+  planner: Planner, pools: Pools, weights, shape: Shape, resident: int, prefix
+) -> Iterator[Program]:
   slots, queue = _empty(planner, pools, shape)
-  beside = resident + bytes_per_device(weights)
   read_rows = max(
-    1, min(max(1, shape.places // 8), prefill_tokens // shape.prompt_length)
+    1,
+    min(max(1, shape.places // 8), pools.prefill_tokens // shape.prompt_length),
   )
   ids = np.zeros((read_rows, shape.prompt_length), np.int32)
   column = np.zeros((read_rows,), np.int32)
-  prefill = planner.compile(
+  yield planner.compile(
     f"{prefix}prefill",
     pools.read,
     weights,
@@ -159,7 +188,7 @@ def sampler(
     resident=resident + bytes_per_device(slots),
   )
   halted = np.zeros((shape.slots,), np.int32)
-  decode = planner.compile(
+  yield planner.compile(
     f"{prefix}decode chunk",
     pools.chunk,
     weights,
@@ -167,9 +196,8 @@ def sampler(
     queue,
     *planner.placed((np.bool_(False), (halted, halted))),
     resident=resident,
-    steps=chunk,
+    steps=pools.steps,
   )
-  return [unstack, prefill, decode], beside - resident
 
 
 def _empty(planner: Planner, pools: Pools, shape: Shape) -> tuple[Any, Any]:

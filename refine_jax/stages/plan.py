@@ -33,13 +33,16 @@ def main(
   stage: str = "",
   search: bool = True,
   workdir: pathlib.Path = pathlib.Path("."),
+  known: pathlib.Path | None = None,
 ) -> reports.Report:
   """Plans one stage.
 
   Args:
     stage: one of `planned.STAGES`; the config's dearest if empty.
-    search: look for a change that fits, if it does not.
+    search: look for a change that fits, if it does not; what comes after the
+      first program that does not is left out.
     workdir: what the config's paths are relative to.
+    known: a folder that remembers what was compiled.
 
   Raises:
     planned.BadPlan, topologies.Unknown: in one line, what is wrong.
@@ -47,20 +50,24 @@ def main(
   begun = time.monotonic()
   stage = planned.stage_of(config, stage)
   config, placed = _placed(config, stage, topology)
-  found = list(_programs(config, topology, stage, workdir))
-  made = reports.Report(topology, found, 0.0)
+  paths = workdir, known
+  if search:
+    made = _attempt(config, topology, stage, *paths)
+  else:
+    programs = list(_programs(config, topology, stage, *paths))
+    made = reports.Report(topology, programs, 0.0)
   advice = placed
   if not made.fits and search:
     advice = plan_search.suggestion(
       config,
       stage,
       topology,
-      lambda config, topology: _attempt(config, topology, stage, workdir),
+      lambda config, topology: _attempt(config, topology, stage, *paths),
       lambda config, topology: _floor(config, topology, stage, workdir),
     )
     advice = f"{advice} {placed}".strip()
   seconds = time.monotonic() - begun
-  return reports.Report(topology, found, seconds, advice)
+  return reports.Report(topology, made.programs, seconds, advice)
 
 
 def _placed(
@@ -77,18 +84,30 @@ def _placed(
 
 
 def _programs(
-  config: ConfigDict, topology: Topology, stage: str, workdir: pathlib.Path
+  config: ConfigDict,
+  topology: Topology,
+  stage: str,
+  workdir: pathlib.Path,
+  known: pathlib.Path | None,
 ) -> Iterator[Program]:
   mesh = planned.mesh(config, topology)
-  job = planned.Job(config, Planner(topology, mesh), workdir)
-  return planned.plan(job, stage)
+  job = planned.Job(config, Planner(topology, mesh, known), workdir)
+  begun = time.monotonic()
+  for program in planned.plan(job, stage):
+    print(
+      f"{topology.name}: {program.name}, {time.monotonic() - begun:.0f} s",
+      file=sys.stderr,
+      flush=True,
+    )
+    yield program
+    begun = time.monotonic()
 
 
-def _attempt(config, topology, stage, workdir) -> reports.Report:
+def _attempt(config, topology, stage, workdir, known) -> reports.Report:
   """Stops where something does not fit."""
   config, _ = _placed(config, stage, topology)
   found = []
-  for program in _programs(config, topology, stage, workdir):
+  for program in _programs(config, topology, stage, workdir, known):
     found.append(program)
     if not reports.Report(topology, found, 0.0).fits:
       break
@@ -117,6 +136,9 @@ def _define() -> None:
   flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
   flags.DEFINE_bool("search", True, "Look for what fits, if it does not.")
   flags.DEFINE_string(
+    "known", "", "A folder to remember compiled programs' figures in."
+  )
+  flags.DEFINE_string(
     "workdir", ".", "What paths in the config are relative to."
   )
   flags.mark_flags_as_required(["config", "topology"])
@@ -135,6 +157,7 @@ def _start(argv: list[str]) -> None:
       stage=values.stage,
       search=values.search,
       workdir=pathlib.Path(values.workdir),
+      known=pathlib.Path(values.known) if values.known else None,
     )
   except (ValueError, FileNotFoundError) as error:
     _stop(" ".join(str(error).split()))

@@ -118,7 +118,7 @@ def state_bytes(job: Job, stage: str) -> int:
 
 
 def _section(stage: str) -> str:
-  return "engine" if stage == "embed" else stage
+  return {"embed": "engine", "refine_turn": "run_refine"}.get(stage, stage)
 
 
 # ---------------------------------------------------------------- the models
@@ -341,9 +341,7 @@ def _embed(job: Job) -> Iterator[Program]:
 
 def _run_refine(job: Job) -> Iterator[Program]:
   config, section = job.config, job.config.run_refine
-  generator = module_of(job, config.model)
-  critic = module_of(job, config.train_critic.model)
-  both = [(module, job.params(module)) for module in (generator, critic)]
+  both = _generator_and_critic(job)
   held = sum(bytes_per_device(params) for _, params in both)
   answers, more = _engine(
     job,
@@ -363,14 +361,29 @@ def _run_refine(job: Job) -> Iterator[Program]:
     "critic: ",
   )
   yield from feedback
+  yield from _refine_turn(job)
+
+
+def _generator_and_critic(job: Job) -> list[tuple[nn.Module, Any]]:
+  config = job.config
+  modules = (
+    module_of(job, section)
+    for section in (config.model, config.train_critic.model)
+  )
+  return [(module, job.params(module)) for module in modules]
+
+
+def _refine_turn(job: Job) -> Iterator[Program]:
+  """The loop of both models that never leaves the devices."""
+  config = job.config
   yield programs.refine_turn(
     job.planner,
-    *both,
+    *_generator_and_critic(job),
     slots=config.engine.slots,
     prompt=max(config.engine.prompt_buckets),
     hypothesis=config.completion.max_tokens,
     feedback=config.feedback.max_tokens,
-    turns_=max(1, section.turns),
+    turns_=max(1, config.run_refine.turns),
   )
 
 
@@ -492,5 +505,6 @@ STAGES: dict[str, Callable[[Job], Iterator[Program]]] = {
   "train_online_st": _train_online_st,
   "run_sample": _run_sample,
   "run_refine": _run_refine,
+  "refine_turn": _refine_turn,
   "embed": _embed,
 }

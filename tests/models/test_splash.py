@@ -1,6 +1,10 @@
 """The TPU's attention kernel, interpreted, against the reference path."""
 
 import functools
+import importlib.util
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -126,3 +130,61 @@ def test_a_bias_is_refused():
     attention.attend(
       *arrays(), bias=np.zeros(1), scale=1.0, implementation="splash"
     )
+
+
+COMPILED = """
+import jax, jax.numpy as jnp
+jax.config.update("jax_platforms", "cpu")
+from jax.sharding import NamedSharding
+from refine_jax import sharding
+from refine_jax.models import attention
+from refine_jax.planning import hlo, topologies
+
+mesh = sharding.make_mesh(fsdp=2, tensor=2, devices=topologies.parse(
+  "v5e:2x2").devices())
+axes = ("batch", None, "heads", None)
+
+def shaped(*shape, dtype=jnp.bfloat16):
+  where = sharding.spec(axes[: len(shape)], shape, mesh)
+  return jax.ShapeDtypeStruct(
+    shape, dtype, sharding=NamedSharding(mesh, where))
+
+def train(q, k, v, segments):
+  out = attention.attend(
+    q, k, v, q_segments_BL=segments, kv_segments_BS=segments, causal=True,
+    scale=0.1)
+  return out.astype(jnp.float32).sum()
+
+def prefill(q, new, kept, starts):
+  return attention.append(q, new, kept, starts, scale=0.1)
+
+q, k = shaped(4, 300, 8, 128), shaped(4, 300, 4, 128)
+kept = shaped(4, 500, 4, 128)
+ids = shaped(4, 300, dtype=jnp.int32)
+starts = shaped(4, dtype=jnp.int32)
+for function, given in (
+  (jax.grad(train, (0, 1, 2)), (q, k, k, ids)),
+  (prefill, (q, (k, k), (kept, kept), starts)),
+):
+  with jax.set_mesh(mesh):
+    lowered = jax.jit(function).lower(*given)
+  lowered.compile()
+  print(lowered.as_text().count("tpu_custom_call"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
+)
+def test_it_compiles_for_tpus():
+  """Forward and both backward kernels, on rows and heads of four chips."""
+  made = subprocess.run(
+    [sys.executable, "-c", COMPILED],
+    capture_output=True,
+    text=True,
+    env={**os.environ, "XLA_FLAGS": ""},
+    timeout=240,
+  )
+  assert made.returncode == 0, made.stderr[-3000:]
+  assert made.stdout.split() == ["3", "1"]

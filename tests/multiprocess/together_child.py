@@ -23,7 +23,8 @@ def config_of(changes=""):
   config = launch.load_config(f"{HERE}/together_config.py")
   for change in filter(None, changes.split(",")):
     name, value = change.split("=")
-    config.update_from_flattened_dict({name: int(value)})
+    value = int(value) if value.isdecimal() else (value,)
+    config.update_from_flattened_dict({name: value})
   return config
 
 

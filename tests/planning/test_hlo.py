@@ -113,3 +113,54 @@ ENTRY %main (i: s32[], x: f32[8,8]) -> f32[8,8] {
 }
 """  # noqa: E501
   assert hlo.Module(text, 1).cost().flops == 2 * 8 * 8 * 8
+
+
+@pytest.mark.parametrize(
+  ("kernel", "products"),
+  [
+    ("splash_mha_fwd_segmented_residuals", 2),
+    ("splash_mha_dq_no_segments", 3),
+    ("splash_mha_dkv_segmented", 4),
+    ("another_kernel", 0),
+  ],
+)
+def test_attention_kernels_are_counted(kernel, products):
+  text = f"""HloModule m
+
+ENTRY %main (q: bf16[2,4,256,128], k: bf16[2,2,384,128]) -> bf16[2,4,256,128] {{
+  %i = s32[1,2,3]{{2,1,0}} constant({{...}})
+  %q = bf16[2,4,256,128]{{3,2,1,0}} parameter(0)
+  %k = bf16[2,2,384,128]{{3,2,1,0}} parameter(1)
+  ROOT %o = bf16[2,4,256,128]{{3,2,1,0}} custom-call(%i, %q, %k, %k), custom_call_target="tpu_custom_call", metadata={{op_name="jit(f)/{kernel}"}}
+}}
+"""  # noqa: E501
+  found = hlo.Module(text, 1).cost().flops
+  assert found == products * 2 * (2 * 4 * 256) * 384 * 128
+
+
+def test_what_is_known_is_not_compiled_again(mesh, tmp_path, monkeypatch):
+  x = shaped(mesh, (ROWS, WIDTH), "fsdp")
+  with jax.set_mesh(mesh):
+    lowered = jax.jit(lambda x: x @ x.T, donate_argnums=0).lower(x)
+    other = jax.jit(lambda x: x @ x.T + 1).lower(x)
+  first = measure("a", lowered, (x,), TOPOLOGY, known=tmp_path)
+
+  def never(*_, **__):
+    raise AssertionError("compiled again")
+
+  monkeypatch.setattr(type(lowered), "compile", never)
+  again = measure("b", lowered, (x,), TOPOLOGY, resident=7, known=tmp_path)
+  assert (again.name, again.resident_bytes) == ("b", 7)
+  for name in ("flops", "peak_bytes", "collectives", "buffers", "bound_by"):
+    assert getattr(again, name) == getattr(first, name)
+  with pytest.raises(AssertionError, match="compiled again"):
+    measure("c", other, (x,), TOPOLOGY, known=tmp_path)
+
+
+def test_which_arguments_are_written_into(mesh):
+  x = shaped(mesh, (ROWS, WIDTH), "fsdp")
+  program = compiled(mesh, lambda x, y: (x + y, y.sum()), x, x, donate=0)
+  assert [(b.name, b.bytes, b.aliased) for b in program.buffers] == [
+    ("x", ROWS * WIDTH * 4 / 8, True),
+    ("y", ROWS * WIDTH * 4 / 8, False),
+  ]
