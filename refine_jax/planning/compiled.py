@@ -170,7 +170,7 @@ def _compiled(
     try:
       compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
-      needed = _refused(str(error))
+      needed = refused(str(error), given)
     text = _partitioned(pathlib.Path(folder))
   module = hlo.Module(text, topology.count)
   cost = module.cost(steps)
@@ -231,12 +231,20 @@ def bound(
   return times[by], by
 
 
-def _refused(message: str) -> int:
-  """Bytes that a compiler says it would need; raises what is no such word."""
-  found = re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", message)
-  if found is None:
-    raise RuntimeError(message)
-  return int(float(found[1]) * _UNITS[found[2]])
+def refused(message: str, given: int) -> int:
+  """Bytes that a compiler says it would need, `given` for arguments.
+
+  Raises:
+    RuntimeError: it says something else.
+  """
+  number = r"([\d.]+)([KMGT]?)"
+  for pattern, beside in (
+    (rf"Used {number} of [\d.]+[KMGT]? hbm", 0),
+    (rf"HLO temporaries \({number}\) exceeds", given),
+  ):
+    if found := re.search(pattern, message):
+      return int(float(found[1]) * _UNITS[found[2]]) + beside
+  raise RuntimeError(message)
 
 
 def _partitioned(folder: pathlib.Path) -> str:

@@ -80,7 +80,8 @@ def test_two_billion_parameters(tmp_path):
   finally:
     shutil.rmtree(tmp_path / "model")
   lines = [
-    json.loads((tmp_path / "logs" / f"{i}.out").read_text()) for i in range(2)
+    json.loads((tmp_path / "logs" / f"{i}.out").read_text().splitlines()[-1])
+    for i in range(2)
   ]
   largest = WIDTH * MLP * 4
   for line in lines:

@@ -7,7 +7,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from refine_jax import sharding
 from refine_jax.planning import hlo, topologies
-from refine_jax.planning.compiled import bytes_per_device, measure
+from refine_jax.planning.compiled import bytes_per_device, measure, refused
 
 ROWS, WIDTH, LAYERS = 16, 64, 5
 TOPOLOGY = topologies.parse("cpu:8")
@@ -164,3 +164,16 @@ def test_which_arguments_are_written_into(mesh):
     ("x", ROWS * WIDTH * 4 / 8, True),
     ("y", ROWS * WIDTH * 4 / 8, False),
   ]
+
+
+def test_a_refusal_is_read_off_in_both_spellings():
+  used = "RESOURCE_EXHAUSTED: Ran out of memory. Used 20.5G of 15.75G hbm."
+  assert refused(used, 1 << 30) == int(20.5 * 2**30)
+  temporaries = (
+    "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the"
+    " total memory required for HLO temporaries (31.44G) exceeds available HBM"
+    " (15.75G). HLO module: jit__lambda."
+  )
+  assert refused(temporaries, 1 << 30) == int(31.44 * 2**30) + 2**30
+  with pytest.raises(RuntimeError, match="something else"):
+    refused("something else", 0)
