@@ -5,7 +5,8 @@
 The same LLaMA with the same random weights in float32, the same requests and
 budgets, the same number of threads and the same allocator settings. Ragged
 budgets are GSM8K's answer lengths (see engine_counts.py), fixed ones are equal.
-Nothing ends before its budget. Runs alternate: a ratio of tokens per second,
+Nothing ends before its budget. Ours begins requests in order of arrival, as if
+it did not know which are long. Runs alternate: a ratio of tokens per second,
 ours over theirs, is taken of each pair; what compiles is run before.
 
 Peers run in processes of their own: this interpreter where it has their
@@ -46,6 +47,8 @@ from refine_jax.models import hf, llama  # noqa: E402
 from refine_jax.sampling.engine import Engine, Request, Sampling  # noqa: E402
 
 # Modules that a peer needs, and what is installed for them, in this order.
+# Of the first run, which is not counted, google-tunix needs all: it compiles
+# for every batch's largest budget.
 TORCH = ("torch", "transformers"), ("torch==2.13.0", "transformers>=5,<6")
 TUNIX = ("tunix",), ("google-tunix",)
 PEERS = {
@@ -56,7 +59,7 @@ PEERS = {
 CONFIG = llama.LlamaConfig(
   vocab_size=2048,
   width=256,
-  layers=4,
+  layers=3,
   heads=4,
   kv_heads=4,
   head_dim=64,
@@ -65,6 +68,7 @@ CONFIG = llama.LlamaConfig(
   rope_theta=1e6,  # what google-tunix's LLaMA has whatever its config says
 )
 PROMPT, FIXED, SLOTS = 64, 96, 64
+WEIGHTS = {"ragged": 3, "fixed": 1}  # of a comparison's time
 INSTALL_SECONDS, RUN_SECONDS = 600, 240
 
 Runs = list[tuple[list[int], int]]
@@ -109,6 +113,7 @@ class Peer:
       text=True,
       env={**os.environ, "OMP_NUM_THREADS": threads, "TQDM_DISABLE": "1"},
     )
+    self.compiles = side == "tunix"
     self._lines: queue.Queue[str] = queue.Queue()
     threading.Thread(target=self._listen, daemon=True).start()
     self.first: list[int] = []
@@ -155,6 +160,7 @@ class Ours:
       slots=(slots,),
       prompt_buckets=(PROMPT,),
       token_buckets=(counts.CAP // 2,),
+      longest_first=False,
       bos=False,
     )
 
@@ -188,18 +194,28 @@ def requests(count: int) -> dict[str, Runs]:
   }
 
 
-def compare(mine: Ours, peer: Peer, runs: Runs, pairs: int) -> dict:
-  """Median, least and greatest of ours over theirs."""
-  mine(runs), peer(runs)
+def compare(mine: Ours, peer: Peer, runs: Runs, pairs: int, until) -> dict:
+  """Median, least and greatest of ours over theirs.
+
+  Args:
+    until: the time after which no pair should end; fewer are made then.
+  """
+  few = runs if peer.compiles else runs[:SLOTS]
+  mine(few), peer(few)
   same = [a == b for a, b in zip(mine.first, peer.first, strict=True)]
   say(f"  {same.index(False) if False in same else 'all'} first tokens agree")
   ratios = []
   for i in range(pairs):
+    start = time.perf_counter()
     # Whoever goes first changes from pair to pair.
     order = (mine, peer) if i % 2 == 0 else (peer, mine)
     speed = {one: one(runs) for one in order}
     ratios.append(speed[mine] / speed[peer])
     say(f"  {speed[mine]:9.0f} ours {speed[peer]:9.0f} theirs, tokens/s")
+    now = time.perf_counter()
+    if i + 1 < pairs and 2 * now - start > until:
+      say(f"  {i + 1} pairs of {pairs}: no time for more, see --minutes")
+      break
   return {
     "median": statistics.median(ratios),
     "min": min(ratios),
@@ -207,20 +223,34 @@ def compare(mine: Ours, peer: Peer, runs: Runs, pairs: int) -> dict:
   }
 
 
-def against(side: str, mine: Ours, runs: dict[str, Runs], folder, asked):
+class Clock:
+  """Gives every comparison its part of the time that is left."""
+
+  def __init__(self, minutes: float, kinds: list[str]):
+    self._end = time.perf_counter() + 60 * minutes
+    self._left = sum(map(WEIGHTS.__getitem__, kinds))
+
+  def until(self, kind: str) -> float:
+    now, weight = time.perf_counter(), WEIGHTS[kind]
+    part = (self._end - now) * weight / self._left
+    self._left -= weight
+    return now + part
+
+
+def against(side: str, mine: Ours, runs, folder: str, asked, clock: Clock):
   """Figures of one peer; those it cannot give are None."""
   ((modules, packages), kinds) = PEERS[side]
   found = dict.fromkeys(f"{kind}_over_{side}" for kind in kinds)
   peer = None
   try:
     where = asked.environments / f"peers-{modules[0]}"
-    peer = Peer(
-      python_with(modules, packages, where), side, folder, asked.slots
-    )
+    python = python_with(modules, packages, where)
+    peer = Peer(python, side, folder, asked.slots)
     for kind in kinds:
       say(f"{kind} over {side}")
-      key = f"{kind}_over_{side}"
-      found[key] = compare(mine, peer, runs[kind], asked.pairs)
+      found[f"{kind}_over_{side}"] = compare(
+        mine, peer, runs[kind], asked.pairs, clock.until(kind)
+      )
   except (OSError, RuntimeError, subprocess.SubprocessError) as error:
     missing = [key for key, value in found.items() if value is None]
     say(f"{', '.join(missing)}: null, because of {error!r}")
@@ -236,6 +266,7 @@ def main() -> None:
   parser.add_argument("--requests", type=int, default=512)
   parser.add_argument("--pairs", type=int, default=5)
   parser.add_argument("--slots", type=int, default=SLOTS)
+  parser.add_argument("--minutes", type=float, default=18)
   parser.add_argument("--peer", choices=tuple(PEERS), help="this one alone")
   parser.add_argument(
     "--environments",
@@ -247,11 +278,15 @@ def main() -> None:
   params = counts.parameters(family)
   runs, mine = requests(asked.requests), Ours(params, asked.slots)
   found: dict[str, dict | None] = {}
+  sides = [asked.peer] if asked.peer else [*PEERS]
   start = time.perf_counter()
+  clock = Clock(
+    asked.minutes, [kind for side in sides for kind in PEERS[side][1]]
+  )
   with tempfile.TemporaryDirectory() as folder:
     hf.save(folder, family, params)
-    for side in [asked.peer] if asked.peer else PEERS:
-      found.update(against(side, mine, runs, folder, asked))
+    for side in sides:
+      found.update(against(side, mine, runs, folder, asked, clock))
       say(f"{time.perf_counter() - start:.0f} s so far")
   if not asked.json:
     for key, value in found.items():
