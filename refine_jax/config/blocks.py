@@ -248,12 +248,15 @@ def engine(
   prompt_buckets: tuple[int, ...],
   memory: int = 0,
   cache_dtype: str = "",
+  prefill_chunk: int = 0,
 ) -> ConfigDict:
   """Rows decoded together and the prompt lengths compiled for.
 
   Args:
     memory: bytes for keys and values; if given, they say how many slots.
     cache_dtype: of keys and values, such as "int8"; "" for the model's.
+    prefill_chunk: longer prompts are read in pieces of so many tokens; 0 for
+      whole prompts, as encoders need it.
   """
   return ConfigDict(dict(locals()))
 

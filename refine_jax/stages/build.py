@@ -338,6 +338,7 @@ def engine(model: Model, config: ConfigDict, tokens: int) -> Engine:
       slots=None if config.get("memory") else config.slots,
       memory=config.get("memory") or None,
       cache_dtype=config.get("cache_dtype") or None,
+      prefill_chunk=config.get("prefill_chunk") or None,
       prompt_buckets=tuple(config.prompt_buckets),
       token_buckets=(tokens,),
     )
