@@ -216,7 +216,9 @@ def main() -> None:
   parser.add_argument("--warm", type=int, default=2, help="uncounted pairs")
   parser.add_argument("--threads", type=int, default=os.cpu_count())
   parser.add_argument("--no-allocator", action="store_true")
-  parser.add_argument("--unroll", type=int, default=1)
+  parser.add_argument(
+    "--unroll", type=int, default=8, help="layers per iteration of our loop"
+  )
   args = parser.parse_args()
   torch.set_num_threads(args.threads)
   result: dict[str, Any] = {}

@@ -4,7 +4,7 @@ from refine_jax import config
 
 
 def get_config(text=""):
-  args = config.arguments(text, model="t5")
+  args = config.arguments(text, model="t5", ablations=False)
   sizes = {"width": 16, "heads": 2, "mlp": 32}
   if args.model == "t5":
     model = config.t5(encoder_layers=1, decoder_layers=1, **sizes)
@@ -43,5 +43,6 @@ def get_config(text=""):
     turns=2,
     critic_engine=engine.copy_and_resolve_references(),
   )
+  config.refiner_ablations(experiment, args.ablations)
   experiment.mesh.devices = 1
   return experiment

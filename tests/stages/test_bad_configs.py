@@ -17,6 +17,7 @@ from refine_jax.stages import reading
 
 HERE = pathlib.Path(__file__).parent
 BYTES = "--config.tokenizer.path=byte"
+OTHER = "--config.tokenizer.texts=5"
 TRAIN = "--config.train_generator.train."
 # binary, flag, what is said
 BAD = (
@@ -47,7 +48,11 @@ def told(tmp_path_factory):
     {"stage": stage, "folder": f"{i}", "flags": [BYTES, flag]}
     for i, (stage, flag, _) in enumerate(BAD)
   ]
-  jobs += [{"stage": "bug", "folder": "bug"}]
+  jobs += [
+    {"stage": "bug", "folder": "bug"},
+    {"stage": "train_tokenizer", "folder": "used"},
+    {"stage": "train_tokenizer", "folder": "used", "flags": [BYTES, OTHER]},
+  ]
   spec = f"{HERE}/reverse_config.py"
   done = subprocess.run(
     [sys.executable, HERE / "refiner_child.py", spec, root, json.dumps(jobs)],
@@ -84,6 +89,14 @@ def test_a_bug_keeps_its_traceback(told):
   code, said = told["bug",]
   assert code == 1
   assert "Traceback" in said and "nobody's config" in said
+
+
+def test_a_used_folder_shows_what_differs(told):
+  assert told["train_tokenizer",][0] == 0
+  code, said = told["train_tokenizer", OTHER]
+  assert code == 2 and "Traceback" not in said
+  assert "tokenizer.texts: 99 in the folder, 5 now" in said
+  assert "tokenizer.path: '../tokenizer/tokenizer' in the folder" in said
 
 
 def test_reading_names_the_section():
