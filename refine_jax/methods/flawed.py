@@ -61,10 +61,19 @@ class Actor:
 
 
 def joined(prefix: str, gap: str, tail: str) -> str:
-  """A prefix and what came after it, with the space that was between."""
+  """A prefix and what came after it, with what stands between two steps.
+
+  The tail may bring it: a model goes on right behind the prefix, and some
+  tokenizers do not give back the white space that a text began with.
+  """
   if not prefix or not tail:
     return prefix or tail
-  return prefix + ("" if tail[0].isspace() else gap) + tail
+  if tail[0].isspace():
+    return prefix + tail
+  mark = gap.strip()
+  if mark and tail.startswith(mark):
+    gap = gap[: len(gap) - len(gap.lstrip())]
+  return prefix + gap + tail
 
 
 def row_of(
@@ -284,7 +293,7 @@ def planted(
     plant: writes the error.
     kinds: of error, dealt in turn.
     actor: goes on from the error; the planter's own solution is taken without
-      one, and where it comes to no answer.
+      one, where it comes to no answer, and where the error is to have ended.
     per_problem: errors planted in each.
     temperature: of going on.
     seed: of the errors.
@@ -305,7 +314,7 @@ def planted(
     ]
     tails = actor.tails(asked, 1, temperature)
     texts = [
-      _ended(task, joined(prefix, gap, tail), whole)
+      _gone_on(task, prefix, gap, tail, whole)
       for (*_, prefix, _, whole), (tail,) in zip(drawn, tails, strict=True)
     ]
   owners = [problem for problem, *_ in drawn]
@@ -320,5 +329,10 @@ def planted(
   return rows
 
 
-def _ended(task: Task, text: str, otherwise: str) -> str:
-  return otherwise if task.answer(text) is None else text
+def _gone_on(task: Task, prefix: str, gap: str, tail: str, whole: str) -> str:
+  """The prefix with its tail; `whole` where that comes to no answer, or where
+  the error is an answer that came too early."""
+  if task.answer(prefix) is not None:
+    return whole
+  text = joined(prefix, gap, tail)
+  return whole if task.answer(text) is None else text

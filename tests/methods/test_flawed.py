@@ -110,6 +110,43 @@ def test_planted_errors_are_where_and_what_is_recorded(planted):
   assert all(kinds)
 
 
+@pytest.mark.parametrize(
+  ("gap", "tail", "whole"),
+  [
+    ("\n", "c", "a b\nc"),
+    ("\n", "\nc", "a b\nc"),
+    (" . ", "c", "a b . c"),
+    # A tokenizer of words gives no white space back.
+    (" . ", ". c", "a b . c"),
+    (" . ", " . c", "a b . c"),
+    (" . ", "", "a b"),
+  ],
+)
+def test_a_prefix_and_its_tail_are_joined_once(gap, tail, whole):
+  assert flawed.joined("a b", gap, tail) == whole
+
+
+def test_nobody_goes_on_behind_an_answer():
+  actor = flawed.Actor(
+    lambda requests: [[sample(f"{r.id}/0", ". answer 1")] for r in requests],
+    Template(),
+    Sampling(max_tokens=4),
+  )
+  rows = flawed.planted(
+    TASK,
+    PROBLEMS,
+    flawed.planter_of(TASK),
+    ("missing",),
+    actor,
+    per_problem=1,
+    temperature=0.7,
+    seed=0,
+    gap=GAP,
+  )
+  assert rows
+  assert {row.response.count("answer") for row in rows} == {1}
+
+
 def test_without_an_actor_the_planter_goes_on():
   rows = flawed.planted(
     TASK, PROBLEMS[:10], flawed.planter_of(TASK), ("slip",), None,
