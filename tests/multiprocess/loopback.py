@@ -122,8 +122,8 @@ def summaries(folder):
   }
 
 
-def assert_same_everything(ours, theirs, *, processes):
-  """All three stages; what `processes` wrote, and what one did.
+def assert_same_training(ours, theirs, *, processes):
+  """Supervised training and PPO: what `processes` did, and what one did.
 
   It may have trained for longer.
   """
@@ -135,6 +135,10 @@ def assert_same_everything(ours, theirs, *, processes):
     assert_same_parameters(ours / stage, theirs / stage, last)
   for i in range(processes):
     assert drawn(ours / "reft", i) == drawn(theirs / "reft")
+
+
+def assert_same_refinement(ours, theirs, *, processes):
+  """The refine loop's records, and what is said of them."""
   assert trajectories(ours / "refine") == trajectories(theirs / "refine")
   assert summaries(ours / "refine") == summaries(theirs / "refine")
   for arm in summaries(ours / "refine"):

@@ -9,9 +9,6 @@ import loopback
 import pytest
 import together_child
 
-# Whose words depend on what other problems' hypotheses are.
-ONE_ARM = "run_refine.only=shuffled"
-
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
@@ -27,7 +24,6 @@ def alone(root):
   folder, two = loopback.beside(root, "alone"), "mesh.devices=2"
   together_child.run(folder, f"sft:{two},train_generator.train.steps=6")
   together_child.run(folder, f"reft:{two}")
-  together_child.run(folder, f"refine:{two},{ONE_ARM}")
   return folder
 
 
@@ -35,12 +31,19 @@ def alone(root):
 def pair(root):
   """Two processes of one device each."""
   folder = loopback.beside(root, "pair")
-  loopback.run(2, 1, folder, "sft", "reft", f"refine:{ONE_ARM}")
+  loopback.run(2, 1, folder, "sft", "reft")
   return folder
 
 
 def test_two_processes_do_what_one_does(pair, alone):
-  loopback.assert_same_everything(pair, alone, processes=2)
+  loopback.assert_same_training(pair, alone, processes=2)
+
+
+@pytest.mark.slow
+def test_two_processes_refine_as_one_does(pair, alone):
+  loopback.run(2, 1, pair, "refine")
+  together_child.run(alone, "refine:mesh.devices=2")
+  loopback.assert_same_refinement(pair, alone, processes=2)
 
 
 def test_a_checkpoint_of_two_is_resumed_by_one(pair, alone, root):
@@ -67,7 +70,8 @@ def one(root):
 def test_eight_devices_however_many_processes(one, root, processes, each):
   folder = loopback.beside(root, f"{processes}x{each}")
   loopback.run(processes, each, folder, "sft", "reft", "refine")
-  loopback.assert_same_everything(folder, one, processes=processes)
+  loopback.assert_same_training(folder, one, processes=processes)
+  loopback.assert_same_refinement(folder, one, processes=processes)
 
 
 @pytest.mark.slow

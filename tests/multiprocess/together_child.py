@@ -23,8 +23,7 @@ def config_of(changes=""):
   config = launch.load_config(f"{HERE}/together_config.py")
   for change in filter(None, changes.split(",")):
     name, value = change.split("=")
-    value = int(value) if value.isdecimal() else (value,)
-    config.update_from_flattened_dict({name: value})
+    config.update_from_flattened_dict({name: int(value)})
   return config
 
 
