@@ -108,6 +108,8 @@ class Engine:
   ):
     if mode not in ("refill", "static"):
       raise ValueError(f"mode = {mode!r}: not 'refill' or 'static'")
+    if prefill_chunk is not None and prefill_chunk < 1:
+      raise ValueError(f"prefill_chunk = {prefill_chunk}: at least 1")
     if prefill_chunk is not None and family.encoder_decoder:
       raise ValueError(
         f"prefill_chunk = {prefill_chunk}: an encoder reads a prompt as a whole"
