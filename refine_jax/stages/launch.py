@@ -99,8 +99,9 @@ def parse(argv: list[str]) -> list[str]:
     ValueError,
     FileNotFoundError,
   ) as error:
-    text = error.args[0] if isinstance(error, KeyError) else str(error)
-    refuse(_first_cause(text))
+    if isinstance(error, KeyError):
+      refuse(f"the config has no field {_first_cause(str(error.args[0]))}")
+    refuse(_first_cause(str(error)))
 
 
 def refuse(message: object) -> NoReturn:

@@ -148,6 +148,8 @@ class _Loop:
     """The last checkpoint's state, or this one if there is none."""
     restored = self.checkpointer and self.checkpointer.restore(state)
     if not restored:
+      if self.writer:  # a run that died before its first checkpoint
+        self.writer.rewind(int(state.step))
       return state
     # Two states need not fit at once for longer than they must.
     jax.tree.map(lambda x: x.delete(), state)

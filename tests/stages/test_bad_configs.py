@@ -17,10 +17,11 @@ from refine_jax.stages import reading
 
 HERE = pathlib.Path(__file__).parent
 BYTES = "--config.tokenizer.path=byte"
-OTHER = "--config.tokenizer.texts=5"
+OTHER = "--config.tokenizer.train.texts=5"
 TRAIN = "--config.train_generator.train."
 # binary, flag, what is said
 BAD = (
+  ("train_tokenizer", "--config.tokenizer.texts=5", "no field 'texts'"),
   ("train_tokenizer", "--config.task.name=reverse_tusk", "no task"),
   ("train_generator", "--config.tokenizer.path=nowhere", "no tokenizer there"),
   ("train_generator", TRAIN + "optimizer.schedule=zigzag", "'zigzag'"),
@@ -95,7 +96,7 @@ def test_a_used_folder_shows_what_differs(told):
   assert told["train_tokenizer",][0] == 0
   code, said = told["train_tokenizer", OTHER]
   assert code == 2 and "Traceback" not in said
-  assert "tokenizer.texts: 99 in the folder, 5 now" in said
+  assert "tokenizer.train.texts: 99 in the folder, 5 now" in said
   assert "tokenizer.path: '../tokenizer/tokenizer' in the folder" in said
 
 

@@ -109,6 +109,27 @@ def test_interrupted_metrics_have_no_gap_and_no_double(whole, tmp_path):
   assert set(rows(whole)[0]) == keys
 
 
+def test_a_run_that_died_before_its_first_checkpoint_starts_clean(tmp_path):
+  def die(step):
+    if step == 3:
+      raise KeyboardInterrupt
+    return 1.0
+
+  def go(**kwargs):
+    with (
+      Checkpointer(tmp_path, goal=Goal("w")) as checkpointer,
+      Writer(tmp_path, tensorboard=False, stream=None) as writer,
+    ):
+      line(checkpointer=checkpointer, writer=writer, log_every=1, **kwargs)
+
+  with pytest.raises(KeyboardInterrupt):
+    go(x=die)
+  assert [r["step"] for r in rows(tmp_path)] == [1, 2, 3]
+  go()
+  told = [r["step"] for r in rows(tmp_path) if "loss" in r]
+  assert told == [*range(1, 9)]
+
+
 def test_a_finished_run_returns_at_once(whole):
   def never(step):
     raise AssertionError(f"step {step} of a finished run")
