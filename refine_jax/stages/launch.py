@@ -99,8 +99,10 @@ def parse(argv: list[str]) -> list[str]:
     ValueError,
     FileNotFoundError,
   ) as error:
-    if isinstance(error, KeyError):
-      refuse(f"the config has no field {_first_cause(str(error.args[0]))}")
+    # A ConfigDict wraps the one in the other.
+    inner = error.args[0] if isinstance(error, AttributeError) else error
+    if isinstance(inner, KeyError):
+      refuse(f"the config has no field {inner.args[0]}")
     refuse(_first_cause(str(error)))
 
 
