@@ -24,6 +24,7 @@ from refine_jax.methods.refine import Template
 from refine_jax.models import families, hf, lora_hf
 from refine_jax.sampling.engine import Engine
 from refine_jax.sampling.settings import Request, Sampling
+from refine_jax.sampling.statistics import Statistics
 from refine_jax.stages import adapters
 from refine_jax.stages.reading import BadConfig, reading
 from refine_jax.tasks import base as tasks
@@ -328,8 +329,13 @@ def at_temperature(sampling: Sampling, temperature: float) -> Sampling:
   return dataclasses.replace(sampling, temperature=temperature)
 
 
-def engine(model: Model, config: ConfigDict, tokens: int) -> Engine:
-  """An engine for completions of up to `tokens` tokens."""
+def engine(
+  model: Model, config: ConfigDict, tokens: int, *, told: bool = False
+) -> Engine:
+  """An engine for completions of up to `tokens` tokens.
+
+  With `told`, a line now and then says how far it is.
+  """
   with reading("engine"):
     return Engine(
       model.module,
@@ -341,7 +347,14 @@ def engine(model: Model, config: ConfigDict, tokens: int) -> Engine:
       prefill_chunk=config.get("prefill_chunk") or None,
       prompt_buckets=tuple(config.prompt_buckets),
       token_buckets=(tokens,),
+      report=progress if told else None,
     )
+
+
+def progress(statistics: Statistics) -> None:
+  """Requests done, tokens/s, slot use, as a line of the first process."""
+  if jax.process_index() == 0:
+    print(f"sampling: {statistics}", flush=True)
 
 
 def proposer(engine: Engine, params: Params, sampling: Sampling):

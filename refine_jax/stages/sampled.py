@@ -68,7 +68,7 @@ def collect(
     if not left:
       return shard
     model = load()
-    engine = build.engine(model, engine_config, sampling.max_tokens)
+    engine = build.engine(model, engine_config, sampling.max_tokens, told=True)
     waiting: Future | None = None
     for part in _parts(left, chunk):
       requests = self_training.requests(task, template, part, n)
@@ -79,6 +79,7 @@ def collect(
         self_training.checked, task, part, groups, suffix
       )
     appender.append(waiting.result())
+    build.progress(engine.statistics)
   return shard
 
 

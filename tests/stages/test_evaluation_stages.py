@@ -78,7 +78,7 @@ def test_samples_are_checked(run):
   assert any(c.correct for row in rows for c in row.candidates)
 
 
-def test_killed_and_resumed_is_uninterrupted(run):
+def test_killed_and_resumed_is_uninterrupted(run, capsys):
   config, root, _ = run
   workdir = root / "killed"
   path = workdir / "samples.jsonl"
@@ -94,6 +94,12 @@ def test_killed_and_resumed_is_uninterrupted(run):
   with open(path, "ab") as torn:
     torn.write(b'{"id": "half a li')
   run_sample.main(config, workdir)
+  told = capsys.readouterr().out
+  n = config.run_sample.n
+  assert (
+    f"sampling: {40 - found} requests and {(40 - found) * n} samples" in told
+  )
+  assert "tokens/s, slot use 0." in told
   whole = (root / "samples" / "samples.jsonl").read_text().splitlines()
   again = path.read_text().splitlines()
   assert len(again) == 40
