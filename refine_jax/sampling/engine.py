@@ -29,6 +29,7 @@ from refine_jax.sampling.statistics import Statistics, compilations
 __all__ = ["Engine", "Request", "Sampling"]
 
 REPORT_SECONDS = 10
+MOST_BUCKETS = 4
 # Positions of a page where branches cost nothing beside what they save.
 PAGE = {"cpu": 64}
 
@@ -45,6 +46,26 @@ def _counted(method):
       self.statistics.compilations += compilations() - before
 
   return wrapper
+
+
+def _check(family, mode, prompt_buckets, prefill_chunk, cache_dtype) -> None:
+  if mode not in ("refill", "static"):
+    raise ValueError(f"mode = {mode!r}: not 'refill' or 'static'")
+  if not 1 <= len(prompt_buckets) <= MOST_BUCKETS:
+    raise ValueError(
+      f"prompt_buckets = {tuple(prompt_buckets)}: 1 to {MOST_BUCKETS}, since"
+      " each is a program of its own"
+    )
+  if prefill_chunk is not None and prefill_chunk < 1:
+    raise ValueError(f"prefill_chunk = {prefill_chunk}: at least 1")
+  if prefill_chunk is not None and family.encoder_decoder:
+    raise ValueError(
+      f"prefill_chunk = {prefill_chunk}: an encoder reads a prompt as a whole"
+    )
+  if cache_dtype is not None and mode == "static":
+    raise ValueError(
+      f"cache_dtype = {cache_dtype!r}: static batches keep the model's own"
+    )
 
 
 class Engine:
@@ -106,14 +127,7 @@ class Engine:
     value_head: Callable[..., jax.Array] | None = None,
     report: Callable[[Statistics], None] | None = None,
   ):
-    if mode not in ("refill", "static"):
-      raise ValueError(f"mode = {mode!r}: not 'refill' or 'static'")
-    if prefill_chunk is not None and prefill_chunk < 1:
-      raise ValueError(f"prefill_chunk = {prefill_chunk}: at least 1")
-    if prefill_chunk is not None and family.encoder_decoder:
-      raise ValueError(
-        f"prefill_chunk = {prefill_chunk}: an encoder reads a prompt as a whole"
-      )
+    _check(family, mode, prompt_buckets, prefill_chunk, cache_dtype)
     self.family, self.tokenizer, self._mode = family, tokenizer, mode
     self._chunk = chunk
     self.statistics = Statistics()

@@ -314,3 +314,17 @@ def test_annotator(engine):
   annotate = annotator.local(engine, PARAMS, Sampling(max_tokens=4))
   texts = annotate([Request("a", "ab", n=2), Request("b", "c")])
   assert [len(t) for t in texts] == [2, 1] and texts[0][0] == texts[0][1]
+
+
+@pytest.mark.parametrize(
+  ("changes", "word"),
+  [
+    ({"mode": "lazy"}, "mode = 'lazy'"),
+    ({"prompt_buckets": (2, 4, 6, 8, 10)}, "prompt_buckets"),
+    ({"prefill_chunk": 0}, "prefill_chunk = 0"),
+    ({"mode": "static", "cache_dtype": "int8"}, "cache_dtype = 'int8'"),
+  ],
+)
+def test_settings_that_make_no_sense_are_refused(changes, word):
+  with pytest.raises(ValueError, match=word):
+    make(**changes)
