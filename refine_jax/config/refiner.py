@@ -22,9 +22,10 @@ def arm(
   """One row of a table of refinement runs.
 
   Args:
-    critic: model, oracle, self (the reviser criticises), none (says nothing
-      and accepts nothing); or without a loop vote (self-consistency) or
-      constant (the one training answer that is right most often here).
+    critic: model, oracle, self (the reviser criticises), manual (a person at
+      the terminal), none (says nothing and accepts nothing); or without a loop
+      vote (self-consistency) or constant (the one training answer that is right
+      most often here).
     generator, reviser: checkpoints of turn 1 and of later turns; empty for
       the run's own.
     words: own, shuffled (another problem's), or hidden (the reviser answers

@@ -81,6 +81,22 @@ def none(trajectories: Sequence[Trajectory]) -> list[Feedback]:
   return [Feedback("", accepted=False) for _ in trajectories]
 
 
+def manual(ask: Callable[[str], str], no_hint: str) -> Critic:
+  """A person: what is typed is the feedback, an empty line accepts.
+
+  Args:
+    ask: shows a text and gives back a line, as `input` does.
+    no_hint: what an accepting critic says; typing it accepts as well.
+  """
+
+  def heard(t: Trajectory) -> Feedback:
+    shown = f"{t.question}\nturn {len(t.turns)}: {t.turns[-1].hypothesis}\n"
+    text = ask(f"\n{shown}feedback, or nothing to accept> ").strip() or no_hint
+    return Feedback(text, accepted=text == no_hint)
+
+  return lambda trajectories: [heard(t) for t in trajectories]
+
+
 def noisy(critic: Critic, *, rate: float, pool: Sequence[str], seed: int):
   """With probability `rate` the words are replaced by random ones of `pool`.
 

@@ -164,6 +164,7 @@ class Bench:
       "none": lambda: critics.none,
       "model": lambda: self._model_critic(self.settings.critic),
       "self": lambda: self._model_critic(reviser),
+      "manual": self._person,
     }
     if arm.critic not in kinds:
       known = ", ".join((*kinds, "vote", "constant"))
@@ -179,6 +180,11 @@ class Bench:
     if arm.verdict == "oracle":
       critic = critics.verdict_of(oracle, critic)
     return critic
+
+  def _person(self) -> refine.Critic:
+    if jax.process_count() > 1:
+      raise BadConfig("a manual critic sits at one process, not at several")
+    return critics.manual(input, self.task.no_hint)
 
   def _model_critic(self, path: str) -> refine.Critic:
     sampling = build.sampling(self.config.feedback, self.config.seed)

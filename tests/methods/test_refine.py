@@ -89,6 +89,23 @@ def test_the_trained_critics_words_reach_the_prompt():
   assert done.turns[1].hypothesis == "banana"
 
 
+def test_what_a_person_types_reaches_the_prompt():
+  _, trajectories = start(1)
+  proposer, shown = Scripted(obeys), []
+  lines = iter([" say banana\n", ""])
+
+  def ask(text):
+    shown.append(text)
+    return next(lines)
+
+  critic = critics.manual(ask, TASK.no_hint)
+  (done,) = run(trajectories, critic, proposer)
+  assert text_of(proposer.asked[1].prompt).endswith("feedback: say banana")
+  assert "say it 0\nturn 1: ?" in shown[0] and "turn 2: banana" in shown[1]
+  accepted = records.Feedback(TASK.no_hint, accepted=True)
+  assert len(done.turns) == 2 and done.turns[1].feedback == accepted
+
+
 def test_first_accepted_candidate_is_kept():
   given, trajectories = start(2)
   proposer = Scripted(
