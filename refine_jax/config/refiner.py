@@ -315,7 +315,7 @@ def small_refiner(
     completion=blocks.sampling(max_tokens=max_target),
     feedback=blocks.sampling(max_tokens=max_feedback),
     warm_start=train(1e-3, 1200),
-    train_critic=train(5e-4, 800),
+    train_critic=train(5e-4, 800, best_metric="balanced"),
     train_refiner=train(5e-4, 400),
     make_critic_data=make_critic_data(generator="../warm_start"),
     rollout=rollout(
