@@ -11,5 +11,6 @@ from refine_jax.config.evaluation import *  # noqa: F403
 from refine_jax.config.mathcritique import *  # noqa: F403
 from refine_jax.config.rationalyst import *  # noqa: F403
 from refine_jax.config.refiner import *  # noqa: F403
+from refine_jax.config.refiner_experiments import *  # noqa: F403
 from refine_jax.config.reft import *  # noqa: F403
 from refine_jax.config.reft_small import *  # noqa: F403

@@ -1,7 +1,7 @@
 """Trains a generator with a critic in the loop (REFINER, algorithm 1).
 
 Reads a warm generator, a critic (the oracle in the paper) and a task; writes
-checkpoints, metrics, and the latest round of rollouts as readable Examples.
+checkpoints, metrics, and the last rounds of rollouts as readable Examples.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from refine_jax.data import encode
 from refine_jax.methods import critics, evaluation, refine, refiner
 from refine_jax.stages import build, distributed, launch, supervised
 from refine_jax.stages.reading import BadConfig, reading
+from refine_jax.training import checkpoint
 from refine_jax.training.step import TrainStep, make_train_step
 
 SECTIONS = (
@@ -97,7 +98,7 @@ class Rounds:
   """Rounds of rollouts, each for `every` updates.
 
   A round is written down before it is used, so that a run killed in the middle
-  of one goes on with the same batches.
+  of one goes on with the same batches; see `forget`.
   """
 
   def __init__(self, task, problems, model, critic, template, config, workdir):
@@ -155,9 +156,7 @@ class Rounds:
       made = self._make(params, index)
       if jax.process_index() == 0:
         records.write(path, made)
-        for old in self._path.glob("*.jsonl"):
-          if old != path:
-            old.unlink()
+        forget(self._path, self._settings.rollout.every)
       distributed.together("a round is written")
     return list(records.read(records.Example, path))
 
@@ -210,6 +209,23 @@ class Rounds:
       for epoch in np.unique(places // total)
     }
     return [self._problems[orders[p // total][p % total]] for p in places]
+
+
+def forget(rounds: pathlib.Path, every: int) -> None:
+  """Removes the rounds that no resumed run would read again.
+
+  That of the last checkpoint stays: with the parameters of its middle it could
+  not be made once more. Without a checkpoint nothing is removed; a run begins
+  again with its first round.
+  """
+  try:
+    last = checkpoint.find(rounds.parent, "last")
+  except FileNotFoundError:
+    return
+  needed = int(pathlib.Path(last).name) // every
+  for path in rounds.glob("*.jsonl"):
+    if int(path.stem) < needed:
+      path.unlink()
 
 
 def rollout_of(config: ConfigDict) -> refiner.Rollout:
