@@ -9,6 +9,10 @@ from ml_collections import ConfigDict
 
 from refine_jax.config import blocks, evaluation
 
+# Sizes of votes; source: unverified up to 64. The larger ones are for the plain
+# vote, which is read at the tokens that critiques cost.
+KS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
 
 def dialogue(style: str = "base", answer: str = "number") -> ConfigDict:
   """A template of whole conversations: style base, llama3, llama2 or chatml;
@@ -66,6 +70,8 @@ def make_mathcritique_data(
   delta: float = 0.1,  # source: unverified
   mc_temperature: float = 0.7,  # source: unverified
   study_shuffled: bool = False,
+  golds: int = 0,
+  misfits: float = 0.0,
   chunk: int = 100,
   options: dict | None = None,
 ) -> ConfigDict:
@@ -89,6 +95,10 @@ def make_mathcritique_data(
       delta below 0 for no advantage over the control.
     study_shuffled: judge every critique once more on another problem's
       response, for the manifest only.
+    golds: how many problems' gold solutions a first actor is given; 0 for all.
+    misfits: as many revisions under another problem's critique, of the wrong
+      rows, that leave the solution as it is (ours; an actor that was never
+      shown one mends its solution whatever the critique says).
     chunk: problems worked on together; what is done is on disk.
     options: the task's.
   """
@@ -238,10 +248,16 @@ def run_critique(
   generator: str = "../actor0",
   reviser: str = "../actor0",
   critic: str = "../critic",
-  ks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64),  # source: unverified
+  ks: tuple[int, ...] = KS,
+  sessions: bool = True,
 ) -> ConfigDict:
-  """The `run_refine` section of critique arms; `ks` beyond an arm's chains are
-  left out."""
+  """The `run_refine` section of critique arms.
+
+  Args:
+    ks: sizes of votes; those beyond an arm's chains are left out.
+    sessions: rows of actor and critic stay from turn to turn, see
+      `stages.critique_arms`; the answers are the same without.
+  """
   return ConfigDict(
     {
       **locals(),

@@ -7,7 +7,7 @@ from refine_jax.methods import critique_filter
 from refine_jax.methods.critique import Grammar
 from refine_jax.methods.critique_filter import MonteCarlo
 from refine_jax.methods.refine import Proposer, Template
-from refine_jax.records import Annotated, Problem
+from refine_jax.records import Annotated, Example, Problem
 from refine_jax.sampling.settings import Request
 from refine_jax.tasks.base import Task, squeeze
 
@@ -91,6 +91,31 @@ def shuffled(rows: Sequence[Annotated]) -> list[Annotated]:
     if other is not None:
       found.append(dataclasses.replace(row, critique=other.critique))
   return found
+
+
+def misfits(
+  rows: Sequence[Annotated], template: Template, share: float
+) -> list[Example]:
+  """Revisions that leave a wrong solution under another problem's critique.
+
+  An actor that was never shown one mends its solution whatever a critique
+  says; the filter then measures the actor. This is ours, not the paper's.
+
+  Args:
+    rows: right ones and wrong ones, with their critiques.
+    template: renders the prompts.
+    share: of the wrong rows.
+  """
+  wrong = {row.id: row for row in rows if not row.right}
+  return [
+    Example(
+      f"{row.id}/misfit",
+      template.revision(row.question, row.response, row.critique),
+      (row.response,),
+    )
+    for row in shuffled(list(wrong.values()))[: round(share * len(wrong))]
+    if row.critique != wrong[row.id].critique
+  ]
 
 
 def by_id(problems: Sequence[Problem]) -> Mapping[str, Problem]:

@@ -63,7 +63,10 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   )
   critiques = [_critique(row) for row in kept]
   records.write(workdir / "critiques.jsonl", critiques)
-  revisions = maker.revisions(kept)
+  revisions = [
+    *maker.revisions(kept),
+    *monte_carlo.misfits(kept, maker.template, maker.settings.misfits),
+  ]
   records.write(workdir / "revision_examples.jsonl", revisions)
   records.write(workdir / "examples.jsonl", [*maker.reasoning(), *revisions])
   manifest = critiquing.seal(
@@ -319,15 +322,17 @@ class Maker:
     ]
 
   def reasoning(self) -> list[records.Example]:
+    """Gold solutions, of the first `golds` problems if that is not 0."""
     if self.settings.published:
       return []
+    problems = self.problems()[: self.settings.golds or None]
     return [
       records.Example(
         f"{p.id}/gold",
         self.template.first(self.task.prompt(p)),
         (self.task.target(p),),
       )
-      for p in self.problems()
+      for p in problems
     ]
 
 

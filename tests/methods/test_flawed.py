@@ -288,6 +288,22 @@ def test_shuffled_critiques_are_of_other_problems(planted):
   assert all(r.critique != f"of {r.problem}" for r in mixed)
 
 
+def test_a_critique_that_does_not_fit_leaves_the_solution(planted):
+  rows = [dataclasses.replace(r, critique=f"of {r.problem}") for r in planted]
+  own = {row.id: row for row in rows}
+  right = dataclasses.replace(rows[0], id="fine", origin="pos")
+  found = monte_carlo.misfits([right, *rows], Template(), 0.5)
+  assert len(found) == round(len(rows) / 2)
+  for example in found:
+    row = own[example.id.removesuffix("/misfit")]
+    assert example.target == (row.response,)
+    (critique,) = (part for part in example.prompt if part.startswith("of "))
+    assert critique != f"of {row.problem}"
+  same = [dataclasses.replace(r, critique="all the same") for r in rows]
+  assert monte_carlo.misfits(same, Template(), 1.0) == []
+  assert monte_carlo.misfits(rows, Template(), 0.0) == []
+
+
 # Self-talk.
 
 MENDED = StepCritique(
