@@ -10,11 +10,12 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 _BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "token": 0}
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
-_NAMES = re.compile(r"%([\w.\-]+)")
+# `%a#1` is the second element of a tuple (newer compilers).
+_NAMES = re.compile(r"%([\w.\-]+(?:#\d+)?)")
 # Products that each of the attention kernels makes of queries and keys.
 _KERNELS = {"fwd": 2, "dq": 3, "dkv": 4}
 _COLLECTIVES = (
@@ -142,7 +143,7 @@ class Module:
   def _cost(self, name: str, steps: float) -> tuple[Cost, bool]:
     """And whether a dynamic loop with products is inside."""
     lines = self._computations[name]
-    types = {line.name: line.shape for line in lines}
+    types = _types(lines)
     users: dict[str, list[_Line]] = {}
     for line in lines:
       for operand in line.operands:
@@ -307,6 +308,28 @@ def _line(row: str) -> _Line | None:
     inside + after if op in ("constant", "parameter") else after,
     bool(found[1]),
   )
+
+
+def _types(lines: Iterable[_Line]) -> dict[str, str]:
+  """Name -> shape, those of tuples' elements included."""
+  types = {}
+  for line in lines:
+    types[line.name] = line.shape
+    for i, element in enumerate(_elements(line.shape)):
+      types[f"{line.name}#{i}"] = element
+  return types
+
+
+def _elements(shape: str) -> list[str]:
+  """Of a tuple; none of an array. A tuple within is one element."""
+  found, depth = [], 0
+  for piece in shape[1:-1].split(", ") if shape.startswith("(") else ():
+    if depth:
+      found[-1] += ", " + piece
+    else:
+      found.append(piece)
+    depth += piece.count("(") - piece.count(")")
+  return found
 
 
 def _closing(text: str) -> int:

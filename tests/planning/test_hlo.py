@@ -177,3 +177,17 @@ def test_a_refusal_is_read_off_in_both_spellings():
   assert refused(temporaries) == int(31.44 * 2**30)
   with pytest.raises(RuntimeError, match="something else"):
     refused("something else")
+
+
+def test_a_tuples_element_named_by_its_number():
+  text = """HloModule m
+
+ENTRY %main (p: (f32[], (f32[2], s32[]), f32[4,8])) -> f32[4,3] {
+  %p = (f32[], (f32[2]{0}, s32[]), f32[4,8]{1,0}) parameter(0)
+  %w = f32[8,3]{1,0} parameter(1)
+  ROOT %d = f32[4,3]{1,0} dot(%p#2, %w), lhs_contracting_dims={1}
+}
+"""
+  cost = hlo.Module(text, 1).cost()
+  assert cost.flops == 2 * 4 * 8 * 3
+  assert cost.traffic == 4 * (4 * 8 + 8 * 3 + 4 * 3)
