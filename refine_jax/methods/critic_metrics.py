@@ -37,6 +37,13 @@ def discriminability(cases: Sequence[Case]) -> dict[str, float]:
   they are. `balanced` is the mean of the two sides: by it, a critic that always
   says one thing is never the best. A set without such responses has no
   figure."""
+  found = {k: 100 * float(np.mean(v)) for k, v in verdicts(cases).items()}
+  sides = [found[k] for k in ("disc_c", "disc_i") if k in found]
+  return {**found, "balanced": float(np.mean(sides))} if sides else found
+
+
+def verdicts(cases: Sequence[Case]) -> dict[str, list[bool]]:
+  """The values that `discriminability` is the mean of."""
   rows = {
     "disc": [c.said == c.right for c in cases],
     "disc_c": [c.said is True for c in cases if c.right],
@@ -46,14 +53,17 @@ def discriminability(cases: Sequence[Case]) -> dict[str, float]:
       c.found == c.first_error for c in cases if c.first_error is not None
     ],
   }
-  found = {k: 100 * float(np.mean(v)) for k, v in rows.items() if v}
-  sides = [found[k] for k in ("disc_c", "disc_i") if k in found]
-  return {**found, "balanced": float(np.mean(sides))} if sides else found
+  return {k: v for k, v in rows.items() if v}
 
 
 def helpfulness(cases: Sequence[Case]) -> dict[str, float]:
   """How often a refinement is right where the response was wrong, in all and
   by verdict; `relev` given a right verdict (Critique-RL's test_filter)."""
+  return {k: 100 * float(np.mean(v)) for k, v in helped(cases).items()}
+
+
+def helped(cases: Sequence[Case]) -> dict[str, list[bool]]:
+  """The values that `helpfulness` is the mean of."""
   done = [c for c in cases if c.refined is not None]
   wrong = [c for c in done if not c.right]
   judged = [c for c in done if c.said == c.right]
@@ -65,7 +75,7 @@ def helpfulness(cases: Sequence[Case]) -> dict[str, float]:
     "relev_c": [c.refined for c in judged if c.right],
     "relev_i": [c.refined for c in judged if not c.right],
   }
-  return {k: 100 * float(np.mean(v)) for k, v in rows.items() if v}
+  return {k: v for k, v in rows.items() if v}
 
 
 def transitions(

@@ -26,6 +26,7 @@ from refine_jax.sampling.settings import Request
 
 GATES = ("none", "critic", "oracle")
 SEPARATOR = "#"
+FIRST = "t1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,14 @@ class Plan:
       raise ValueError(f"chains={self.chains}, rounds={self.rounds}")
 
 
+def conversations(request: Request) -> list[str]:
+  """Whose turns a request's samples are: the chains that `run` asks for."""
+  name, _, turn = request.id.rpartition("/")
+  if turn != FIRST:
+    return [name]
+  return [f"{name}{SEPARATOR}{k}" for k in range(request.n)]
+
+
 def run(
   problems: Sequence[Problem],
   questions: Mapping[str, str],
@@ -78,7 +87,7 @@ def run(
   """
   by_id = {p.id: p for p in problems}
   requests = [
-    Request(f"{p.id}/t1", template.first(questions[p.id]), n=plan.chains)
+    Request(f"{p.id}/{FIRST}", template.first(questions[p.id]), n=plan.chains)
     for p in problems
   ]
   done = [

@@ -233,7 +233,7 @@ class Engine:
     Raises:
       TooLong: a prompt or budget beyond the last bucket, before any work.
     """
-    return self.run(params, self._jobs(requests, sampling))
+    return self.run(params, self.jobs(requests, sampling))
 
   def warm_up(self, params: Any) -> None:
     """Compiles all that `generate` and `stream` need, beam search apart."""
@@ -249,7 +249,7 @@ class Engine:
     sampling: Sampling | None = None,
   ) -> Iterator[tuple[Request, Sample]]:
     """Samples as they are completed, so that checkers can run meanwhile."""
-    jobs = self._jobs(requests, sampling)
+    jobs = self.jobs(requests, sampling)
     for job, _, sample in self._completed(params, jobs):
       yield job.request, sample
 
@@ -262,7 +262,10 @@ class Engine:
       [found[id(job)][index] for index in range(job.request.n)] for job in jobs
     ]
 
-  def _jobs(self, requests, sampling) -> list[Job]:
+  def jobs(
+    self, requests: Sequence[Request], sampling: Sampling | None = None
+  ) -> list[Job]:
+    """Requests, encoded, with their settings."""
     default = Sampling() if sampling is None else sampling
     jobs = []
     for request in requests:
@@ -378,7 +381,7 @@ class Engine:
     with self._counted_scope():
       drawn = rows.run(self._programs.weights(params), jobs)
     samples = [
-      ending.record(job, 0, row, self.tokenizer)
+      ending.record(job, job.sample, row, self.tokenizer)
       for job, row in zip(jobs, drawn, strict=True)
     ]
     self.statistics.requests += len(samples)

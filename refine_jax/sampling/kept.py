@@ -3,12 +3,13 @@
 A decoder-only model reads of a prompt only what its row does not hold: what
 was appended and the token sampled last, or, where a prompt was rewritten, all
 after the longest common beginning. A conversation without a row begins as a
-copy of the row that shares most with it.
+copy of the row that shares most with it, and of several that begin alike one
+is read and the others are copies.
 """
 
 import collections
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,13 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from refine_jax.sampling import batches, ending, loop
+from refine_jax.sampling.beginnings import WORTH, followers, shared
 from refine_jax.sampling.planning import Job, Ladders
 from refine_jax.sampling.programs import Programs
 from refine_jax.sampling.settings import rows
 from refine_jax.sampling.statistics import Statistics
 
-# A copy has to save so many tokens.
-WORTH = 8
 # The shortest length that is read at once; the others are the prompts'.
 SHORT = 16
 
@@ -49,17 +49,17 @@ class Rows:
     self._family, self._programs, self._ladders = family, programs, ladders
     self._tokenizer, self._chunk = tokenizer, chunk
     self._statistics = statistics
-    self._slots = ladders.slots[-1]
+    self.slots = ladders.slots[-1]
     self._lengths = (SHORT, *(n for n in ladders.pieces if n > SHORT))
     # Least recently used first: name -> slot, and what the slot holds.
     self._rows: collections.OrderedDict[str, int] = collections.OrderedDict()
-    self._held: list[tuple[int, ...]] = [()] * self._slots
+    self._held: list[tuple[int, ...]] = [()] * self.slots
     self._cache: Any = None
     self._length = 0
     self._jit()
 
   def _jit(self) -> None:
-    family, slots = self._family, self._slots
+    family, slots = self._family, self.slots
     vocab = family.config.vocab_size
 
     def empty(length):
@@ -98,7 +98,7 @@ class Rows:
     self._rows.pop(name, None)
 
   def run(self, weights: Any, jobs: Sequence[Job]) -> list[ending.Drawn]:
-    """One continuation of every job; jobs are named by their requests.
+    """One continuation of every job, on the row that it names.
 
     Raises:
       TooLong: before any work.
@@ -106,8 +106,8 @@ class Rows:
     for job in jobs:
       self._ladders.check(job)
     found = []
-    for start in range(0, len(jobs), self._slots):
-      found += self._run(weights, jobs[start : start + self._slots])
+    for start in range(0, len(jobs), self.slots):
+      found += self._run(weights, jobs[start : start + self.slots])
     return found
 
   def _run(self, weights, jobs) -> list[ending.Drawn]:
@@ -120,18 +120,7 @@ class Rows:
       + max(self._ladders.prompt(job.request.id, len(job.ids)) for job in jobs)
     )
     slots = self._seat(jobs)
-    kept = [
-      min(shared(self._held[slot], job.ids), len(job.ids) - 1)
-      for slot, job in zip(slots, jobs, strict=True)
-    ]
-    logits_BV = self._read_all(
-      weights,
-      [
-        (slot, job.ids[n:])
-        for slot, job, n in zip(slots, jobs, kept, strict=True)
-      ],
-      dict(zip(slots, kept, strict=True)),
-    )
+    logits_BV = self._read_all(weights, slots, jobs)
     settings, seen_BV = self._settings(slots, jobs)
     progress = self._begin(logits_BV, seen_BV, settings, room)
     decoded = self._draw(weights, progress, slots, jobs)
@@ -152,45 +141,79 @@ class Rows:
 
   def _seat(self, jobs: Sequence[Job]) -> list[int]:
     """A slot for every job, beginning as the most similar row there is."""
-    names = [job.request.id for job in jobs]
+    names = [job.kept_row for job in jobs]
     for name in names:
       if name in self._rows:
         self._rows.move_to_end(name)
-    source_B, copied = np.arange(self._slots), False
+    source = {}
     held = list(self._held)
     for name, job in zip(names, jobs, strict=True):
       if name in self._rows:
+        extends = shared(self._held[self._rows[name]], job.ids)
+        whole = extends == len(self._held[self._rows[name]])
+        self._statistics.extended += whole
+        self._statistics.parted += not whole
         continue
       taken = set(self._rows.values())
-      slot = next((s for s in range(self._slots) if s not in taken), None)
+      slot = next((s for s in range(self.slots) if s not in taken), None)
       if slot is None:
         _, slot = self._rows.popitem(last=False)
-      best = max(range(self._slots), key=lambda s: shared(held[s], job.ids))
+      best = max(range(self.slots), key=lambda s: shared(held[s], job.ids))
       if shared(held[best], job.ids) >= WORTH and best != slot:
-        source_B[slot], copied = best, True
+        source[slot] = best
         self._held[slot] = held[best]
       self._rows[name] = slot
-    if copied:
-      source_B = self._programs.put(source_B.astype(np.int32))
-      self._cache = self._copy(self._cache, source_B)
+    self._copy_rows(source)
     return [self._rows[name] for name in names]
 
-  def _read_all(self, weights, asked, kept: dict[int, int]) -> jax.Array:
-    """Reads (slot, ids); the logits that follow them, by slot."""
-    lengths_B = np.array(
-      [kept.get(slot, len(self._held[slot])) for slot in range(self._slots)],
-      np.int32,
-    )
+  def _copy_rows(self, source: Mapping[int, int]) -> None:
+    """Each slot named becomes what another one is."""
+    if not source:
+      return
+    source_B = np.arange(self.slots, dtype=np.int32)
+    source_B[list(source)] = list(source.values())
+    self._cache = self._copy(self._cache, self._programs.put(source_B))
+
+  def _read_all(self, weights, slots, jobs: Sequence[Job]) -> jax.Array:
+    """Reads what rows do not hold; the logits that follow, by slot.
+
+    Jobs that begin like another one are read after it, on copies of its row.
+    """
+    for slot, job in zip(slots, jobs, strict=True):
+      # The last token is always read: its logits are what is wanted.
+      most = min(shared(self._held[slot], job.ids), len(job.ids) - 1)
+      self._held[slot] = job.ids[:most]
+    held = [len(self._held[slot]) for slot in slots]
+    after = followers([job.ids for job in jobs], held)
+    ready = dict(zip(slots, jobs, strict=True))
+    late = {slots[i]: ready.pop(slots[i]) for i in after}
+    logits_BV = self._read_rows(weights, self._zeros(), ready)
+    if late:
+      self._copy_rows({slots[i]: slots[j] for i, (j, _) in after.items()})
+      for i, (_, count) in after.items():
+        self._held[slots[i]] = jobs[i].ids[:count]
+      logits_BV = self._read_rows(weights, logits_BV, late)
+    return logits_BV
+
+  def _read_rows(
+    self, weights, logits_BV, jobs: Mapping[int, Job]
+  ) -> jax.Array:
+    """Reads each slot's job from where its row ends."""
+    lengths_B = np.array([len(ids) for ids in self._held], np.int32)
     self._cache = self._cache.replace(lengths_B=self._programs.put(lengths_B))
-    logits_BV = self._zeros()
+    asked = []
+    for slot, job in jobs.items():
+      asked.append((slot, job.ids[len(self._held[slot]) :]))
+      self._statistics.kept_tokens += len(self._held[slot])
+      self._held[slot] = job.ids
     while asked:
       longest = max(len(ids) for _, ids in asked)
       size = next((n for n in self._lengths if n >= longest), self._lengths[-1])
-      few = max(1, self._slots // 8)
-      number = self._slots if len(asked) > few else few
+      few = max(1, self.slots // 8)
+      number = self.slots if len(asked) > few else few
       slots, rows = zip(*asked, strict=True)
       arrays = batches.padded(
-        rows, slots, length=size, number=number, nowhere=self._slots
+        rows, slots, length=size, number=number, nowhere=self.slots
       )
       tokens = int(arrays[1].sum())
       self._statistics.prompt_tokens += tokens
@@ -204,19 +227,19 @@ class Rows:
   def _settings(self, slots: Sequence[int], jobs: Sequence[Job]):
     """Rows by slot, those that take no part ended; and the tokens seen."""
     by_slot = dict(zip(slots, jobs, strict=True))
-    every = [by_slot.get(slot, jobs[0]) for slot in range(self._slots)]
+    every = [by_slot.get(slot, jobs[0]) for slot in range(self.slots)]
     settings = rows(
       [job.sampling for job in every],
       eos_id=self._tokenizer.eos_id,
       ids=[job.request.id for job in every],
-      samples=[0] * len(every),
+      samples=[job.sample for job in every],
       seeds=[job.seed for job in every],
       offsets=[job.offset for job in every],
     )
     most_B = settings.max_tokens_B
-    for slot in set(range(self._slots)) - set(slots):
+    for slot in set(range(self.slots)) - set(slots):
       most_B[slot] = 0
-    seen_BV = np.zeros((self._slots, self._family.config.vocab_size), bool)
+    seen_BV = np.zeros((self.slots, self._family.config.vocab_size), bool)
     for slot, job in by_slot.items():
       if job.sampling.repetition_penalty != 1:
         seen_BV[slot, list(job.ids)] = True
@@ -226,9 +249,9 @@ class Rows:
     """Decodes in place; the host looks in between only for stop strings."""
     by_slot = dict(zip(slots, jobs, strict=True))
     # Slots that take no part have ended, so whose settings they get is one.
-    watched = [by_slot.get(s, jobs[0]) for s in range(self._slots)]
+    watched = [by_slot.get(s, jobs[0]) for s in range(self.slots)]
     stops = any(job.sampling.stop for job in jobs)
-    halt = ending.Halt(watched, self._tokenizer, self._slots)
+    halt = ending.Halt(watched, self._tokenizer, self.slots)
     self._cache, progress, decoded, looks = batches.drain(
       functools.partial(self._decode, weights),
       self._cache,
@@ -238,15 +261,5 @@ class Rows:
       put=self._programs.put,
     )
     self._statistics.syncs += looks
-    self._statistics.count(progress, self._slots)
+    self._statistics.count(progress, self.slots)
     return decoded
-
-
-def shared(one: Sequence[int], other: Sequence[int]) -> int:
-  """How many tokens both begin with."""
-  count = 0
-  for a, b in zip(one, other, strict=False):
-    if a != b:
-      break
-    count += 1
-  return count

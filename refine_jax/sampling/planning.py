@@ -24,6 +24,8 @@ class Job:
     sampling: its settings, resolved.
     ids: the prompt.
     seed: of its randomness; `offset`: the position it starts from.
+    row: the kept row it goes on in, by default the request's own; `sample`:
+      which of the request's samples goes on there.
   """
 
   request: Request
@@ -31,6 +33,12 @@ class Job:
   ids: tuple[int, ...]
   seed: int
   offset: int = 0
+  row: str = ""
+  sample: int = 0
+
+  @property
+  def kept_row(self) -> str:
+    return self.row or self.request.id
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +177,9 @@ def plan(jobs: Sequence[Job], ladders: Ladders) -> Iterator[Plan]:
 
 # So many samples of a prompt are worth slots that share it.
 MANY = 8
+# A pool of its own is filled so many times, since the last rows of each leave
+# slots idle; unless prompts had rows more than twice as long in the next.
+FILLS = 4
 
 
 def pools(
@@ -176,8 +187,8 @@ def pools(
 ) -> Iterator[tuple[Shape, list[Job]]]:
   """Jobs that go through one pool of slots, and its shape.
 
-  Jobs of one shape stay together; where they would not fill the slots they
-  join those of the next larger one.
+  Jobs of one shape stay together; where they would not fill the slots a few
+  times they join those of the next larger one.
 
   Raises:
     TooLong: before anything is decoded.
@@ -195,7 +206,9 @@ def pools(
     larger = next(
       (s for s in shapes[i + 1 :] if s[0] == many and s[2] >= length), None
     )
-    if larger and sum(job.request.n for job in part) < ladders.slots[-1]:
+    asked = sum(job.request.n for job in part)
+    fills = FILLS if larger and larger[2] <= 2 * length else 1
+    if larger and asked < fills * ladders.slots[-1]:
       grouped[larger] = part + grouped[larger]
     else:
       yield _shape(part, ladders, many, room, length), part

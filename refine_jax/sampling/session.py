@@ -96,6 +96,51 @@ class Session:
       conversation.turns += 1
     return samples
 
+  def answer(
+    self,
+    requests: Sequence[Request],
+    names: Sequence[Sequence[str]],
+    sampling: Sampling | None = None,
+  ) -> list[list[Sample]]:
+    """What `Engine.generate` answers, on the rows of conversations.
+
+    Equal to it token for token. A request's prompt takes the place of all
+    there was in a conversation; what both begin with is not read again.
+
+    Args:
+      requests: what to continue.
+      names: per request the conversation of each of its samples, which is
+        opened if there is none.
+      sampling: for requests that bring no settings of their own.
+    """
+    jobs = []
+    for job, group in zip(
+      self._engine.jobs(requests, sampling), names, strict=True
+    ):
+      if len(group) != job.request.n:
+        raise ValueError(
+          f"request {job.request.id!r}: {job.request.n} samples of"
+          f" {len(group)} conversations"
+        )
+      jobs += [
+        dataclasses.replace(job, row=name, sample=i)
+        for i, name in enumerate(group)
+      ]
+    if len({job.row for job in jobs}) != len(jobs):
+      raise ValueError("a conversation is asked for twice")
+    if self._rows is None or any(job.sampling.beams > 1 for job in jobs):
+      groups = self._engine.generate(self._params, requests, sampling)
+      samples = list(itertools.chain.from_iterable(groups))
+    else:
+      samples = self._engine.run_kept(self._params, self._rows, jobs)
+    for job, sample in zip(jobs, samples, strict=True):
+      words = self._engine.visible(list(sample.tokens), job.sampling)
+      conversation = self._open.setdefault(job.row, _Conversation([]))
+      conversation.ids = [*job.ids, *words]
+      conversation.turns += 1
+    found = iter(samples)
+    return [list(itertools.islice(found, r.n)) for r in requests]
+
   def _run(self, jobs: Sequence[Job]) -> list[Sample]:
     if self._rows is None or any(job.sampling.beams > 1 for job in jobs):
       return [sample for (sample,) in self._engine.run(self._params, jobs)]
@@ -110,6 +155,16 @@ class Session:
     del self._open[id]
     if self._rows is not None:
       self._rows.forget(id)
+
+  def clear(self) -> None:
+    """Closes all conversations; others that begin alike find their rows."""
+    for id in list(self._open):
+      self.close(id)
+
+  @property
+  def capacity(self) -> int:
+    """Conversations whose rows stay; 0 for a model that keeps none."""
+    return 0 if self._rows is None else self._rows.slots
 
   def _of(self, id: str) -> _Conversation:
     if id not in self._open:

@@ -33,6 +33,9 @@ class Statistics:
     requests, samples: finished.
     tokens: sampled, EOS included.
     prompt_tokens: prefilled; `prompt_padding`: positions prefilled for nothing.
+    kept_tokens: of prompts, not prefilled since a kept row held them;
+      `extended`, `parted`: prompts that went on where their row had ended, and
+      those read anew from where they part from it.
     steps: decoding steps; `slot_steps`: those times slots; `used_slot_steps`:
       those in which the slot was running.
     compilations: programs compiled during the engine's calls.
@@ -45,6 +48,9 @@ class Statistics:
   tokens: int = 0
   prompt_tokens: int = 0
   prompt_padding: int = 0
+  kept_tokens: int = 0
+  extended: int = 0
+  parted: int = 0
   steps: int = 0
   slot_steps: int = 0
   used_slot_steps: int = 0

@@ -7,7 +7,7 @@ stage's workdir.
 import dataclasses
 import math
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from refine_jax.methods.dialogue import Dialogue
 from refine_jax.methods.refine import Template
 from refine_jax.models import families, hf, lora_hf
 from refine_jax.sampling.engine import Engine
+from refine_jax.sampling.session import Session
 from refine_jax.sampling.settings import Request, Sampling
 from refine_jax.sampling.statistics import Statistics
 from refine_jax.stages import adapters
@@ -362,6 +363,20 @@ def proposer(engine: Engine, params: Params, sampling: Sampling):
 
   def propose(requests: Sequence[Request]) -> list[list[records.Sample]]:
     return engine.generate(params, requests, sampling)
+
+  return propose
+
+
+def conversing(
+  session: Session, sampling: Sampling, names: Callable[[Request], list[str]]
+):
+  """A proposer on the rows that a session keeps.
+
+  `names` says which conversation each of a request's samples belongs to.
+  """
+
+  def propose(requests: Sequence[Request]) -> list[list[records.Sample]]:
+    return session.answer(requests, [names(r) for r in requests], sampling)
 
   return propose
 

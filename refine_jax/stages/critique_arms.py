@@ -16,7 +16,7 @@ from refine_jax.methods import (
   test_time,
 )
 from refine_jax.methods.test_time import Plan
-from refine_jax.stages import build, critiquing, distributed
+from refine_jax.stages import build, critiquing, distributed, waves
 from refine_jax.stages.reading import BadConfig
 
 
@@ -35,37 +35,46 @@ def run(bench: Any, name: str, folder: pathlib.Path) -> None:
     build.sampling(bench.config.completion, bench.config.seed),
     arm.temperature,
   )
-  done = test_time.run(
-    bench.problems,
-    bench.questions,
-    plan=plan,
-    propose=_actor(bench, arm.generator or settings.generator, sampling),
-    revise=_actor(bench, arm.reviser or settings.reviser, sampling),
-    critic=distributed.agreed(_critic(bench, arm, words)),
-    template=bench.template,
-    check=lambda *pair: distributed.spoken(bench.task.check(*pair)),
+  rows = waves.Waves(bench, arm, plan)
+  propose, revise = (
+    _actor(bench, path, sampling, rows.names) for path in rows.actors
   )
+  critic = distributed.agreed(_critic(bench, arm, words, rows.names))
+  done = []
+  for problems in rows.of(bench.problems):
+    done += test_time.run(
+      problems,
+      bench.questions,
+      plan=plan,
+      propose=propose,
+      revise=revise,
+      critic=critic,
+      template=bench.template,
+      check=lambda *pair: distributed.spoken(bench.task.check(*pair)),
+    )
   done = bench.write(
     folder,
     done,
     lambda t: evaluation.with_metrics(bench.task, bench.by_id, t),
   )
-  summary = distributed.spoken(_summary(bench, plan, words, done))
+  summary = distributed.spoken(
+    {**_summary(bench, plan, words, done), "prefill": rows.read()}
+  )
   if arm.calibrate and "critic" in summary:
     summary["critic"] |= _calibration(bench, words, done)
   bench.conclude(folder, lambda: summary)
 
 
-def _actor(bench: Any, path: str, sampling):
+def _actor(bench: Any, path: str, sampling, names):
   return critiquing.fitting(
-    bench.propose(path, sampling),
+    bench.propose(path, sampling, names=names),
     bench.model(path)[0],
     bench.config.engine,
     sampling.max_tokens,
   )
 
 
-def _critic(bench: Any, arm: ConfigDict, words):
+def _critic(bench: Any, arm: ConfigDict, words, names):
   if not arm.rounds and not arm.weigh:
     return critics.none  # nobody asks it
   if arm.critic == "oracle":
@@ -74,7 +83,7 @@ def _critic(bench: Any, arm: ConfigDict, words):
     raise BadConfig(f"critic is model or oracle, not {arm.critic!r}")
   path, sampling = bench.settings.critic, build.sampling(bench.config.feedback)
   asked = critiquing.fitting(
-    bench.propose(path, sampling, critic=True),
+    bench.propose(path, sampling, critic=True, names=names),
     bench.model(path)[0],
     bench.settings.critic_engine,
     sampling.max_tokens,
@@ -117,10 +126,11 @@ def _calibration(bench, words, done) -> dict[str, float]:
 
 def _summary(bench, plan: Plan, words, done) -> dict[str, Any]:
   """`evaluation.summary` of all chains, and what critiques did."""
-  made = evaluation.summary(done, turns=plan.rounds + 1, seed=bench.config.seed)
+  seed = bench.config.seed
+  made = evaluation.summary(done, turns=plan.rounds + 1, seed=seed)
   votes = test_time.pool(done, bench.by_id, bench.task, plan)
   ks = [k for k in bench.settings.ks if k <= plan.chains]
-  made["curve"] = test_time.curve(votes, ks, bench.config.seed)
+  made["curve"] = test_time.curve(votes, ks, seed)
   made["chains"] = plan.chains
   before, after = [], []
   cases = []
@@ -143,14 +153,29 @@ def _summary(bench, plan: Plan, words, done) -> dict[str, Any]:
     ]
   made["transitions"] = critic_metrics.transitions(before, after)
   if plan.chains == 1:
-    gain = [float(b) - float(a) for a, b in zip(before, after, strict=True)]
-    made["gain"] = critic_metrics.with_intervals(
-      {"gain": gain}, bench.config.seed
-    )["gain"]
+    made |= _paired([t.problem for t in done], before, after, seed)
   if cases:
     made["critic"] = {
       "cases": len(cases),
       **critic_metrics.discriminability(cases),
       **critic_metrics.helpfulness(cases),
     }
+  if cases and plan.chains == plan.rounds == 1:
+    # One look at every problem: the values are independent.
+    values = critic_metrics.verdicts(cases) | critic_metrics.helped(cases)
+    made["critic"] |= {
+      "intervals": critic_metrics.with_intervals(values, seed),
+      "values": {name: list(map(int, row)) for name, row in values.items()},
+    }
   return made
+
+
+def _paired(names, before, after, seed: int) -> dict[str, Any]:
+  """What refinement gains, problem by problem, and its interval."""
+  gain = [int(b) - int(a) for a, b in zip(before, after, strict=True)]
+  interval = critic_metrics.with_intervals({"gain": gain}, seed)["gain"]
+  sides = {"before": before, "after": after}
+  return {
+    "gain": interval,
+    **{k: dict(zip(names, map(int, v), strict=True)) for k, v in sides.items()},
+  }

@@ -18,6 +18,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from refine_jax import records
+from refine_jax.sampling.engine import Engine
+from refine_jax.sampling.session import Session
 from refine_jax.methods import critics, evaluation, refine
 from refine_jax.sampling.settings import Request
 from refine_jax.stages import build, critique_arms, distributed, launch
@@ -80,6 +82,7 @@ class Bench:
     self.by_id = {p.id: p for p in self.problems}
     self.questions = {p.id: self.task.prompt(p) for p in self.problems}
     self._models: dict[str, tuple[build.Model, Any]] = {}
+    self._sessions: dict[int, Session] = {}
     self._known: dict[Any, dict[records.Prompt, records.Sample]] = {}
 
   def run(self, name: str, folder: pathlib.Path) -> None:
@@ -245,8 +248,27 @@ class Bench:
     turn = records.Turn(hypothesis=text, spent=spent)
     return dataclasses.replace(start, turns=(turn,))
 
-  def propose(self, path: str, sampling, *, critic=False) -> refine.Proposer:
-    """Who answers with a checkpoint; a greedy one remembers its answers."""
+  def propose(
+    self, path: str, sampling, *, critic=False, names=None
+  ) -> refine.Proposer:
+    """Who answers with a checkpoint; a greedy one remembers its answers.
+
+    With `names`, see `build.conversing`, on rows that outlive the turn.
+    """
+    engine = self.engine(path, critic=critic)
+    if names is None:
+      propose = build.proposer(engine, self.model(path)[0].params, sampling)
+    else:
+      session = self.session(path, critic=critic)
+      propose = build.conversing(session, sampling, names)
+    if sampling.temperature:
+      return propose
+    # Arms share their first turns and what the critic says of them.
+    known = self._known.setdefault((path, sampling), {})
+    return remembering(propose, known)
+
+  def engine(self, path: str, *, critic=False) -> Engine:
+    """A checkpoint's engine, as actor or as critic."""
     model, engines = self.model(path)
     section = self.settings.critic_engine if critic else self.config.engine
     length = (
@@ -254,12 +276,15 @@ class Bench:
     ).max_tokens
     if length not in engines:
       engines[length] = build.engine(model, section, length)
-    propose = build.proposer(engines[length], model.params, sampling)
-    if sampling.temperature:
-      return propose
-    # Arms share their first turns and what the critic says of them.
-    known = self._known.setdefault((path, sampling), {})
-    return remembering(propose, known)
+    return engines[length]
+
+  def session(self, path: str, *, critic=False) -> Session:
+    """The one session of a checkpoint's engine."""
+    engine = self.engine(path, critic=critic)
+    if id(engine) not in self._sessions:
+      params = self.model(path)[0].params
+      self._sessions[id(engine)] = engine.session(params)
+    return self._sessions[id(engine)]
 
   def model(self, path: str):
     """A checkpoint's model, loaded once, and its engines."""
@@ -317,7 +342,10 @@ def _line(name: str, folder: pathlib.Path) -> str:
   summary = json.loads((folder / "summary.json").read_text())
   turns = [f"{t[summary['metric']]['mean']:.1f}" for t in summary["turns"]]
   tokens = np.round(summary["tokens_per_problem"], 1)
-  return f"{name}: {' -> '.join(turns)} % ({tokens} tokens per problem)"
+  said = f"{name}: {' -> '.join(turns)} % ({tokens} tokens per problem)"
+  for who, counts in summary.get("prefill", {}).items():
+    said += f"; {who}: {counts['read']} read, {counts['kept']} kept"
+  return said
 
 
 if __name__ == "__main__":
