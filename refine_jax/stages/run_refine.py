@@ -20,7 +20,6 @@ from ml_collections import ConfigDict
 from refine_jax import records
 from refine_jax.sampling.engine import Engine
 from refine_jax.sampling.session import Session
-from refine_jax.methods import critics, evaluation, refine
 from refine_jax.sampling.settings import Request
 from refine_jax.stages import build, critique_arms, distributed, launch
 from refine_jax.stages.reading import BadConfig
@@ -82,8 +81,8 @@ class Bench:
     self.by_id = {p.id: p for p in self.problems}
     self.questions = {p.id: self.task.prompt(p) for p in self.problems}
     self._models: dict[str, tuple[build.Model, Any]] = {}
-    self._sessions: dict[int, Session] = {}
     self._known: dict[Any, dict[records.Prompt, records.Sample]] = {}
+    self._sessions: dict[int, Session] = {}
 
   def run(self, name: str, folder: pathlib.Path) -> None:
     arm = self.settings.arms[name]
