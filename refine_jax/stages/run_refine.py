@@ -18,6 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from refine_jax import records
+from refine_jax.methods import critics, evaluation, refine
 from refine_jax.sampling.engine import Engine
 from refine_jax.sampling.session import Session
 from refine_jax.sampling.settings import Request
