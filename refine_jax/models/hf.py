@@ -1,11 +1,11 @@
 """Reads and writes Hugging Face folders: config.json and safetensors.
 
 Reading goes straight into the target shardings: of every parameter each
-device's part is read from the files, placed and forgotten, so that the host
-never holds a second whole copy. Families say in a table what lies where.
+device's part is read from the files by several threads, placed and forgotten.
+So a host holds one part at a time beside what lies on its devices. Families
+say in a table what lies where.
 """
 
-import contextlib
 import json
 import math
 import pathlib
@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 
 from refine_jax import sharding
 from refine_jax.batch import Params
-from refine_jax.models import families
+from refine_jax.models import families, mapped
 from refine_jax.models.families import Family, Tensor
 
 _INDEX = "model.safetensors.index.json"
@@ -136,13 +136,13 @@ def read(
   family = families.of(module)
   abstract = nn.unbox(families.abstract_params(module))
   table = {t.path: t for t in family.tensors(module.config)}
-  with contextlib.ExitStack() as stack:
-    files = _Files(pathlib.Path(folder), family, stack)
-    _check(files, table, abstract, family)
+  files = _Files(pathlib.Path(folder), family)
+  _check(files, table, abstract, family)
+  with mapped.readers() as pool:
 
     def one(path, leaf, where):
       source = table[_join(path)]
-      return _place(files, source, leaf.shape, where, dtype)
+      return _place(files, source, leaf.shape, where, dtype, pool)
 
     return jax.tree_util.tree_map_with_path(one, abstract, shardings)
 
@@ -150,15 +150,18 @@ def read(
 class _Files:
   """All tensors of a folder by name, whichever file holds them."""
 
-  def __init__(self, folder, family: Family, stack: contextlib.ExitStack):
+  def __init__(self, folder, family: Family):
     self.folder = folder
     self._found = {}
     for path in _weight_files(folder):
-      handle = stack.enter_context(safetensors.safe_open(path, "np"))
-      for name in handle.keys():  # noqa: SIM118, not a mapping
+      try:
+        there = mapped.tensors(path)
+      except mapped.BadFile as error:
+        raise BadFolder(str(error)) from None
+      for name, tensor in there.items():
         ignored = any(re.search(p, name) for p in family.ignored)
         if not ignored and not _HEADS.search(name):
-          self._found[name] = (handle, name, path)
+          self._found[name] = (tensor, path)
     prefix = family.prefix
     if prefix and not any(name.startswith(prefix) for name in self._found):
       self._found = {prefix + name: at for name, at in self._found.items()}
@@ -167,11 +170,11 @@ class _Files:
     return self._found.keys()
 
   def path(self, name: str) -> pathlib.Path:
-    return self._found[name][2]
+    return self._found[name][1]
 
-  def slice(self, name: str):
-    handle, name_there, _ = self._found[name]
-    return handle.get_slice(name_there)
+  def view(self, name: str) -> np.ndarray:
+    """Of the file, see `mapped`."""
+    return self._found[name][0]
 
 
 def read_others(
@@ -238,7 +241,7 @@ def _check(files: _Files, table, abstract, family: Family) -> None:
   for name, shape in expected.items():
     if name not in files.names():
       raise BadFolder(f"{files.folder}: tensor {name} is missing")
-    found = tuple(files.slice(name).get_shape())
+    found = files.view(name).shape
     if found != shape:
       raise BadFolder(
         f"{files.path(name)}: tensor {name} has shape {found}, expected {shape}"
@@ -251,7 +254,7 @@ def _check(files: _Files, table, abstract, family: Family) -> None:
       )
 
 
-def _place(files, source: Tensor, shape, where, dtype) -> jax.Array:
+def _place(files, source: Tensor, shape, where, dtype, pool) -> jax.Array:
   """Reads every distinct part once, whichever devices share it."""
   owners = {}
   for device, index in where.addressable_devices_indices_map(shape).items():
@@ -261,20 +264,27 @@ def _place(files, source: Tensor, shape, where, dtype) -> jax.Array:
     owners.setdefault(bounds, []).append(device)
   arrays = []
   for bounds, devices in owners.items():
-    part = _part(files, source, shape, bounds, np.dtype(dtype))
-    arrays += [jax.device_put(part, device) for device in devices]
+    part = _part(files, source, shape, bounds, np.dtype(dtype), pool)
+    # A transfer under way would keep the part on the host beside the next.
+    arrays += jax.block_until_ready(
+      [jax.device_put(part, device) for device in devices]
+    )
   return jax.make_array_from_single_device_arrays(shape, where, arrays)
 
 
-def _part(files, source: Tensor, shape, bounds, dtype) -> np.ndarray:
+def _part(files, source: Tensor, shape, bounds, dtype, pool) -> np.ndarray:
   names = _names(source, shape)
   part = _room([b - a for a, b in bounds], dtype)
   if not source.stacked:
-    part[...] = _block(files.slice(names[0]), source, shape, bounds)
+    block = _block(files.view(names[0]), source, shape, bounds)
+    mapped.copy([(part, block)], pool)
     return part
   (first, stop), bounds = bounds[0], bounds[1:]
-  for i in range(first, stop):
-    part[i - first] = _block(files.slice(names[i]), source, shape[1:], bounds)
+  blocks = (
+    _block(files.view(name), source, shape[1:], bounds)
+    for name in names[first:stop]
+  )
+  mapped.copy(((part[i, ...], b) for i, b in enumerate(blocks)), pool)
   return part
 
 
@@ -288,7 +298,7 @@ def _room(shape, dtype) -> np.ndarray:
 
 
 def _block(tensor, source: Tensor, shape, bounds) -> np.ndarray:
-  """A block of our array out of one tensor of the file, in our layout."""
+  """A view of one tensor of the file: a block of our array, in our layout."""
   if source.inputs is None:
     return tensor[tuple(slice(a, b) for a, b in bounds)]
   n = source.inputs

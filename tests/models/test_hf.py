@@ -1,6 +1,7 @@
 """Folders in and out, on one device and on a mesh."""
 
 import json
+import time
 
 import jax
 import ml_dtypes
@@ -10,7 +11,7 @@ import tiny_families as tiny
 from safetensors.numpy import load_file, save_file
 
 from refine_jax import sharding
-from refine_jax.models import hf
+from refine_jax.models import hf, mapped
 
 
 @pytest.fixture(scope="module", params=tiny.names())
@@ -57,8 +58,8 @@ def test_each_part_is_read_once_and_no_more_than_a_part(folder, monkeypatch):
   read = []
   part = hf._part
 
-  def counted(files, source, shape, bounds, dtype):
-    array = part(files, source, shape, bounds, dtype)
+  def counted(files, source, shape, bounds, dtype, pool):
+    array = part(files, source, shape, bounds, dtype, pool)
     read.append((source.path, array.size))
     return array
 
@@ -69,6 +70,77 @@ def test_each_part_is_read_once_and_no_more_than_a_part(folder, monkeypatch):
     sizes = [size for name, size in read if name == hf._join(key)]
     assert sum(sizes) == leaf.size
     assert max(sizes) == leaf.addressable_shards[0].data.size
+
+
+def test_parts_are_read_one_at_a_time_by_several_threads(tmp_path, monkeypatch):
+  module, params = tiny.tiny("llama")
+  hf.save(tmp_path, module, params, shard_bytes=10_000)
+  copied, room = mapped._copy, hf._room
+  under_way, most = [], []
+
+  def copy(target, source):
+    under_way.append(None)
+    time.sleep(0.005)
+    most.append(len(under_way))
+    copied(target, source)
+    under_way.pop()
+
+  def alone(shape, dtype):
+    assert not under_way
+    return room(shape, dtype)
+
+  monkeypatch.setattr(mapped, "_copy", copy)
+  monkeypatch.setattr(hf, "_room", alone)
+  _, found = hf.load(tmp_path, mesh=sharding.make_mesh(fsdp=4, tensor=2))
+  assert_same(found, params)
+  assert max(most) > 1
+
+
+def test_pieces_of_a_view_are_rows_of_the_file(monkeypatch):
+  monkeypatch.setattr(mapped, "_PIECE", 100)
+  file = np.arange(24 * 10, dtype=np.float32).reshape(24, 10)
+  # As a block of a transposed matrix of heads is laid out.
+  source = file[4:16, 2:].reshape(3, 4, 8).transpose(2, 0, 1)
+  target = np.full(source.shape, -1.0)
+  pieces = mapped._pieces(target, source)
+  assert len(pieces) == 3
+  with mapped.readers() as pool:
+    mapped.copy([(target, source)], pool)
+  np.testing.assert_array_equal(target, source)
+  for _, piece in pieces:
+    low, high = np.lib.array_utils.byte_bounds(piece)
+    assert high - low <= 4 * 10 * 4
+
+
+def test_a_file_that_is_cut_short_is_named(tmp_path):
+  module, params = tiny.tiny("llama")
+  hf.save(tmp_path, module, params)
+  file = tmp_path / "model.safetensors"
+  data = file.read_bytes()
+  for length in (0, 4, 40, len(data) - 1):
+    file.write_bytes(data[:length])
+    with pytest.raises(hf.BadFolder, match=r"model\.safetensors: "):
+      hf.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "entry",
+  [
+    {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]},
+    {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]},
+    {"dtype": "F32", "shape": [1 << 60], "data_offsets": [0, 1 << 62]},
+    {"dtype": "X", "shape": [3], "data_offsets": [0, 12]},
+    {"dtype": "F32", "shape": [3]},
+    7,
+  ],
+  ids=str,
+)
+def test_a_header_that_lies_is_refused(tmp_path, entry):
+  header = json.dumps({"w": entry}).encode()
+  path = tmp_path / "a.safetensors"
+  path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(12))
+  with pytest.raises(mapped.BadFile, match=r"a\.safetensors"):
+    mapped.tensors(path)
 
 
 def test_writing_from_a_mesh(folder, tmp_path):

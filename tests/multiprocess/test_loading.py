@@ -89,6 +89,5 @@ def test_two_billion_parameters(tmp_path):
     assert line["parameters"] == total
     # In float32, half of it; vectors lie on both.
     assert line["shard"] == pytest.approx(2 * total, rel=1e-3)
-    # A layer's tensor as it lies in the file, too, and its transposed copy.
-    assert line["took"] <= line["shard"] + 2 * largest + 64e6
+    assert line["took"] <= line["shard"] + largest
   assert lines[0]["sums"] == lines[1]["sums"]
