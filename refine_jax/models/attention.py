@@ -80,10 +80,19 @@ def _xla(q_BLNH, k_BSKH, v_BSKH, *, bias, scale, **structure):
   allowed_BLS = mask(length, size, **structure)
   if allowed_BLS is not None:
     scores_BKGLS = jnp.where(allowed_BLS[:, None, None], scores_BKGLS, MASKED)
-  weights_BKGLS = jax.nn.softmax(scores_BKGLS, axis=-1).astype(v_BSKH.dtype)
-  weights_BKRS = weights_BKGLS.reshape(scores_BKRS.shape)
-  out_BKRH = jnp.einsum("BKRS,BKSH->BKRH", weights_BKRS, v_BKSH)
+  # A softmax that is divided by its sum behind the product, where there is
+  # less to divide; the gradient then needs no sums over scores either.
+  top_BKGL1 = jnp.max(scores_BKGLS, axis=-1, keepdims=True)
+  weights_BKGLS = jnp.exp(scores_BKGLS - jax.lax.stop_gradient(top_BKGL1))
+  total_BKGL1 = jnp.sum(weights_BKGLS, axis=-1, keepdims=True)
+  out_BKRH = jnp.einsum(
+    "BKRS,BKSH->BKRH",
+    weights_BKGLS.astype(v_BSKH.dtype).reshape(scores_BKRS.shape),
+    v_BKSH,
+    preferred_element_type=jnp.float32,
+  )
   out_BKGLH = out_BKRH.reshape(batch, kv_heads, groups, length, dim)
+  out_BKGLH = out_BKGLH / total_BKGL1
   out_BLKGH = out_BKGLH.transpose(0, 3, 1, 2, 4)
   return out_BLKGH.reshape(q_BLNH.shape).astype(q_BLNH.dtype)
 

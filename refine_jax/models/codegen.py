@@ -12,9 +12,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
-from refine_jax.models import decoder, fused, layers
+from refine_jax.models import decoder, fused, layers, rotary
 from refine_jax.models.families import Family, Tensor
 from refine_jax.models.pre_norm import Mlp, norm
 
@@ -121,12 +122,11 @@ class Codegen(decoder.Decoder):
     return norm(self.config, **kwargs)
 
   @nn.nowrap
-  def rotation(self, positions_BL):
+  def rotation(self, positions_BL, limit):
     config = self.config
-    exponent_H = jnp.arange(0, config.rotary, 2, dtype=jnp.float32)
-    frequency_H = config.rope_theta ** -(exponent_H / config.rotary)
-    angles_BL1H = (positions_BL[..., None] * frequency_H)[:, :, None]
-    return jnp.cos(angles_BL1H), jnp.sin(angles_BL1H)
+    exponent_H = np.arange(0, config.rotary, 2, dtype=np.float32)
+    frequencies_H = config.rope_theta ** -(exponent_H / config.rotary)
+    return rotary.rotation(positions_BL, frequencies_H, limit)
 
 
 # --------------------------------------------------------- Hugging Face's form

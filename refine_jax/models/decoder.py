@@ -143,8 +143,9 @@ class Decoder(nn.Module):
   block: ClassVar[type[Block]] = Block
 
   @nn.nowrap
-  def rotation(self, positions_BL: jax.Array) -> Any:
-    """What blocks are told of positions; None if the embedding says it."""
+  def rotation(self, positions_BL: Any, limit: int) -> Any:
+    """What blocks are told of positions, all of which are below `limit`; None
+    if the embedding says it."""
     return None
 
   @nn.compact
@@ -163,7 +164,7 @@ class Decoder(nn.Module):
     )
     x_BLD, _ = stack(config, name="layers")(
       x_BLD,
-      self.rotation(row.positions_BL),
+      self.rotation(row.positions_BL, row.tokens_BL.shape[1]),
       row.segments_BL,
       jnp.arange(config.layers),
     )
@@ -229,7 +230,7 @@ class Decoder(nn.Module):
     )
 
   @nn.nowrap
-  def _run(self, weights, tokens_BL, positions_BL, attend):
+  def _run(self, weights, tokens_BL, positions_BL, limit, attend):
     """The unrolled stack; `attend(i, q, k, v)` owns the cache."""
     x_BLD = self.embedder().apply(
       {"params": weights["embed"]}, tokens_BL, positions_BL
@@ -237,7 +238,7 @@ class Decoder(nn.Module):
     one = tokens_BL.shape[1] == 1
     settle = decoding if one else lambda x: x
     x_BLD = settle(x_BLD)
-    rotation = self.rotation(positions_BL)
+    rotation = self.rotation(positions_BL, limit)
     block = self.block(self.config)
     for i, layer in enumerate(weights["layers"]):
       variables = {"params": layer}
@@ -336,7 +337,8 @@ class Decoder(nn.Module):
       )
 
     positions_BT = start_B1 + jnp.arange(length)
-    x_BTD = self._run(weights, tokens_BT, positions_BT, attend)
+    limit = size + length
+    x_BTD = self._run(weights, tokens_BT, positions_BT, limit, attend)
     norm = self.norm()
     return norm.apply({"params": weights.get("final_norm", {})}, x_BTD)
 
@@ -363,7 +365,8 @@ class Decoder(nn.Module):
         implementation=self.config.attention,
       )
 
-    x_BPD = self._run(weights, tokens_BP, positions_BP, attend)
+    limit = cache.keys[0].shape[2] + tokens_BP.shape[1]
+    x_BPD = self._run(weights, tokens_BP, positions_BP, limit, attend)
     lengths = cache.lengths_B.at[slots_B].add(lengths_B, mode="drop")
     cache = cache.replace(
       keys=tuple(keys), values=tuple(values), lengths_B=lengths
@@ -390,7 +393,9 @@ class Decoder(nn.Module):
         (k, v, rows_R)
         for k, v in zip(cache.prefix_keys, cache.prefix_values, strict=True)
       ]
-    size = cache.keys[0].shape[2]
+    size = limit = cache.keys[0].shape[2]
+    if cache.prefix_keys:
+      limit += cache.prefix_keys[0].shape[2]
     write_B = lengths_B
     if active_B is not None:
       write_B = jnp.where(active_B, lengths_B, size)  # past the end: dropped
@@ -408,7 +413,9 @@ class Decoder(nn.Module):
         prefix=prefix[i],
       )[:, None]
 
-    x_B1D = self._run(weights, tokens_B[:, None], positions_B[:, None], attend)
+    x_B1D = self._run(
+      weights, tokens_B[:, None], positions_B[:, None], limit, attend
+    )
     grown_B = 1 if active_B is None else active_B.astype(lengths_B.dtype)
     cache = cache.replace(
       keys=tuple(keys), values=tuple(values), lengths_B=lengths_B + grown_B

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from refine_jax.models import decoder, layers
+from refine_jax.models import decoder, layers, rotary
 from refine_jax.models.families import Family, Tensor
 
 
@@ -180,10 +180,8 @@ class Llama(decoder.Decoder):
     return layers.RMSNorm(config.norm_eps, jnp.dtype(config.dtype), **kwargs)
 
   @nn.nowrap
-  def rotation(self, positions_BL):
-    angles_BLH = positions_BL[..., None] * jnp.asarray(frequencies(self.config))
-    angles_BL1H = angles_BLH[:, :, None].astype(jnp.float32)
-    return jnp.cos(angles_BL1H), jnp.sin(angles_BL1H)
+  def rotation(self, positions_BL, limit):
+    return rotary.rotation(positions_BL, frequencies(self.config), limit)
 
 
 # --------------------------------------------------------- Hugging Face's form

@@ -5,6 +5,7 @@ import functools
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from refine_jax.batch import Batch, Output
 
@@ -17,14 +18,15 @@ class Rows:
     tokens_BL: ordered by segment, prompt before target.
     segments_BL: None for one example per row: right padding follows every
       real token, so that causality hides it.
-    positions_BL: from 0 in every segment; `[1, L]` for one example per row.
+    positions_BL: from 0 in every segment; a numpy array `[1, L]` for one
+      example per row: then they are known.
     order_BL: where in prompt + target each token stood.
     rank_BL: its inverse, where in the row each prompt or target token went.
   """
 
   tokens_BL: jax.Array
   segments_BL: jax.Array | None
-  positions_BL: jax.Array
+  positions_BL: jax.Array | np.ndarray
   order_BL: jax.Array
   rank_BL: jax.Array
 
@@ -44,7 +46,7 @@ def compact(batch: Batch) -> Rows:
   )
   rank_BL = jnp.argsort(order_BL, axis=1)
   tokens_BL = jnp.take_along_axis(tokens_BL, order_BL, axis=1)
-  index_L = jnp.arange(tokens_BL.shape[1])
+  index_L = np.arange(tokens_BL.shape[1])
   if not packed:
     return Rows(tokens_BL, None, index_L[None], order_BL, rank_BL)
   segments_BL = jnp.take_along_axis(segments_BL, order_BL, axis=1)
