@@ -26,15 +26,18 @@ def scores(
   *,
   chunk: int | None = None,
   temperature: jax.Array | float = 1.0,
+  learned: bool = True,
 ) -> tuple[jax.Array, jax.Array]:
   """Log-probabilities of the targets and entropies where they were drawn.
 
-  Of the same logits, which are made once. Args: as of `logprobs.logprobs`.
+  Of the same logits, which are made once. Args: as of `logprobs.logprobs`;
+  entropies have a gradient only if they are `learned`.
   """
 
   def one(hidden_BTD, targets_BT):
     logits_BTV = unembed(hidden_BTD).astype(jnp.float32) / temperature
-    return of_targets(logits_BTV, targets_BT), of_logits(logits_BTV)
+    seen_BTV = logits_BTV if learned else jax.lax.stop_gradient(logits_BTV)
+    return of_targets(logits_BTV, targets_BT), of_logits(seen_BTV)
 
   length = targets_BT.shape[1]
   columns = columns_of(chunk, *targets_BT.shape)

@@ -86,6 +86,20 @@ class Judged:
 
 
 @flax.struct.dataclass
+class Fresh:
+  """Rollouts that the policy as it is has made, and nothing has scored.
+
+  Attributes:
+    reference_BT: the reference's log-probabilities; None for no reference.
+    coefficient: of the KL in the reward, beta.
+  """
+
+  judged: Judged
+  reference_BT: jax.Array | None
+  coefficient: jax.Array
+
+
+@flax.struct.dataclass
 class Experience:
   """What PPO learns from; fixed while it does."""
 
@@ -134,12 +148,20 @@ def appraise(
   return seen
 
 
-def _scores(family, params, batch, output, settings, *, only_logp=False):
-  """logp_BT and entropy_BT; None for the latter where nobody learns from it."""
-  of = entropy.scores
-  if only_logp:
-    of = lambda *args, **kwargs: (logprobs(*args, **kwargs), None)  # noqa: E731
-  return of(
+def _scores(family, params, batch, output, settings, **kwargs):
+  """logp_BT and entropy_BT; see `entropy.scores`."""
+  return entropy.scores(
+    lambda hidden: family.unembed(params["policy"], hidden),
+    output.hidden_BTD,
+    batch.target_BT,
+    chunk=settings.chunk,
+    temperature=settings.temperature,
+    **kwargs,
+  )
+
+
+def _logp(family, params, batch, output, settings):
+  return logprobs(
     lambda hidden: family.unembed(params["policy"], hidden),
     output.hidden_BTD,
     batch.target_BT,
@@ -234,7 +256,30 @@ def ppo_loss(family: Any, values: Values, settings: PPOSettings) -> LossFn:
   def loss(params: Params, made: Experience, rng: jax.Array | None) -> Loss:
     del rng
     batch = made.batch
-    mask_BT = batch.loss_mask_BT
+    output = family.apply({"params": params["policy"]}, batch)
+    if settings.entropy_bonus:
+      scores = _scores(family, params, batch, output, settings)
+    else:
+      scores = _logp(family, params, batch, output, settings), None
+    values_BT = values(params, batch, output)
+    return _loss(made, *scores, values_BT, settings)
+
+  return loss
+
+
+def first_loss(family: Any, values: Values, settings: PPOSettings) -> LossFn:
+  """`ppo_loss` of the first pass over a round that is taken as a whole.
+
+  The policy is still the one that answered: one look at its rollouts gives
+  the old log-probabilities and values, and is the one learned from. It reads
+  a `Fresh`, and its metrics hold two more: `made`, the Experience for the
+  passes that follow, and `figures`; see `experience`. No micro-batches:
+  advantages are whitened over all rows.
+  """
+
+  def loss(params: Params, fresh: Fresh, rng: jax.Array | None) -> Loss:
+    del rng
+    batch = fresh.judged.batch
     output = family.apply({"params": params["policy"]}, batch)
     logp_BT, entropy_BT = _scores(
       family,
@@ -242,43 +287,60 @@ def ppo_loss(family: Any, values: Values, settings: PPOSettings) -> LossFn:
       batch,
       output,
       settings,
-      only_logp=not settings.entropy_bonus,
+      learned=bool(settings.entropy_bonus),
     )
-    values_BT = values(params, batch, output)
-    # Outside the mask are numbers of no meaning; 1 and 0 are harmless ones.
-    ratios_BT = ppo.ratios(
-      jnp.where(mask_BT, logp_BT, 0),
-      jnp.where(mask_BT, made.old_logp_BT, 0),
-      clamp=settings.log_ratio_clamp,
+    seen = appraise(params, batch, output, settings, values)
+    values_BT = seen["values_BT"]
+    seen |= {"logp_BT": logp_BT, "entropy_BT": entropy_BT}
+    made, figures = experience(
+      fresh.judged,
+      jax.lax.stop_gradient(seen),
+      fresh.reference_BT,
+      fresh.coefficient,
+      settings,
     )
-    policy_BT, clipped_BT = ppo.policy_loss(
-      ratios_BT, made.advantages_BT, settings.policy_clip
-    )
-    value_BT, held_BT = ppo.value_loss(
-      jnp.where(mask_BT, values_BT, 0),
-      jnp.where(mask_BT, made.old_values_BT, 0),
-      made.returns_BT,
-      settings.value_clip,
-    )
-    w_BT = weights(mask_BT, settings.reduction)
-    weight = w_BT.sum()
-    total_BT = policy_BT + settings.value_coefficient * value_BT
-    if settings.entropy_bonus:
-      total_BT -= settings.entropy_bonus * jnp.where(mask_BT, entropy_BT, 0)
-    count = mask_BT.sum()
-
-    def share(x_BT):
-      return Mean(jnp.where(mask_BT, x_BT, 0).sum(), count)
-
-    metrics = {
-      "policy_loss": Mean((w_BT * policy_BT).sum(), weight),
-      "value_loss": Mean((w_BT * value_BT).sum(), weight),
-      "policy_clipped": share(clipped_BT),
-      "value_clipped": share(held_BT),
-      "old_kl": share(ratios_BT - 1 - jnp.log(ratios_BT)),
-      # A sum over micro-batches: at least the largest of all.
-      "ratio_gap": Mean(jnp.abs(ratios_BT - 1).max(), jnp.float32(1)),
-    }
-    return Loss((w_BT * total_BT).sum(), weight, metrics)
+    found = _loss(made, logp_BT, entropy_BT, values_BT, settings)
+    beside = {"made": made, "figures": figures}
+    return found.replace(metrics={**found.metrics, **beside})
 
   return loss
+
+
+def _loss(made: Experience, logp_BT, entropy_BT, values_BT, settings) -> Loss:
+  """Of what the policy being learned makes of an Experience."""
+  mask_BT = made.batch.loss_mask_BT
+  # Outside the mask are numbers of no meaning; 1 and 0 are harmless ones.
+  ratios_BT = ppo.ratios(
+    jnp.where(mask_BT, logp_BT, 0),
+    jnp.where(mask_BT, made.old_logp_BT, 0),
+    clamp=settings.log_ratio_clamp,
+  )
+  policy_BT, clipped_BT = ppo.policy_loss(
+    ratios_BT, made.advantages_BT, settings.policy_clip
+  )
+  value_BT, held_BT = ppo.value_loss(
+    jnp.where(mask_BT, values_BT, 0),
+    jnp.where(mask_BT, made.old_values_BT, 0),
+    made.returns_BT,
+    settings.value_clip,
+  )
+  w_BT = weights(mask_BT, settings.reduction)
+  weight = w_BT.sum()
+  total_BT = policy_BT + settings.value_coefficient * value_BT
+  if settings.entropy_bonus:
+    total_BT -= settings.entropy_bonus * jnp.where(mask_BT, entropy_BT, 0)
+  count = mask_BT.sum()
+
+  def share(x_BT):
+    return Mean(jnp.where(mask_BT, x_BT, 0).sum(), count)
+
+  metrics = {
+    "policy_loss": Mean((w_BT * policy_BT).sum(), weight),
+    "value_loss": Mean((w_BT * value_BT).sum(), weight),
+    "policy_clipped": share(clipped_BT),
+    "value_clipped": share(held_BT),
+    "old_kl": share(ratios_BT - 1 - jnp.log(ratios_BT)),
+    # A sum over micro-batches: at least the largest of all.
+    "ratio_gap": Mean(jnp.abs(ratios_BT - 1).max(), jnp.float32(1)),
+  }
+  return Loss((w_BT * total_BT).sum(), weight, metrics)
