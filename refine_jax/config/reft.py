@@ -26,6 +26,7 @@ def ppo(
   kl_stop: float = 0.0,
   kl_floor: float = 0.5,
   reference: str = "generator",
+  reference_memory: str = "device",
   whitening: str = "global",
   truncation: str = "terminal",
   log_ratio_clamp: float = 20.0,
@@ -52,6 +53,8 @@ def ppo(
     kl_floor: a mean sampled KL under minus this ends the run: sampler and
       scorer then disagree about what can be drawn.
     reference: `generator`, the warm-up, or `none`.
+    reference_memory: where it waits while nobody is scored, `device` or
+      `host`. No number changes; a round then takes two copies longer.
     whitening: of advantages, `global` or `none`.
     truncation: `terminal` (its code) or `bootstrap`.
     log_ratio_clamp: 0 for none (the paper); 20 keeps exponentials finite.

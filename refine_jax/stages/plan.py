@@ -66,8 +66,11 @@ def main(
       lambda config, topology: _floor(config, topology, stage, workdir),
     )
     advice = f"{advice} {placed}".strip()
+  notes = ()
+  if stage == "train_reft":
+    notes = planned.notes(_job(config, topology, *paths))
   seconds = time.monotonic() - begun
-  return reports.Report(topology, made.programs, seconds, advice)
+  return reports.Report(topology, made.programs, seconds, advice, notes)
 
 
 def _placed(
@@ -83,6 +86,11 @@ def _placed(
   return change.apply(config), str(change)
 
 
+def _job(config, topology, workdir, known) -> planned.Job:
+  mesh = planned.mesh(config, topology)
+  return planned.Job(config, Planner(topology, mesh, known), workdir)
+
+
 def _programs(
   config: ConfigDict,
   topology: Topology,
@@ -90,8 +98,7 @@ def _programs(
   workdir: pathlib.Path,
   known: pathlib.Path | None,
 ) -> Iterator[Program]:
-  mesh = planned.mesh(config, topology)
-  job = planned.Job(config, Planner(topology, mesh, known), workdir)
+  job = _job(config, topology, workdir, known)
   begun = time.monotonic()
   for program in planned.plan(job, stage):
     print(

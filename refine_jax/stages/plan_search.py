@@ -97,7 +97,8 @@ def candidates(
 def _settings(
   config: ConfigDict, stage: str
 ) -> Sequence[tuple[str, list[tuple[str, object]]]]:
-  """Remat, then smaller micro-batches; each on top of those before."""
+  """Remat, smaller micro-batches, then the reference moved to the host; each
+  on top of those before."""
   found = []
   if stage not in config or "train" not in config[stage]:
     return found
@@ -116,6 +117,10 @@ def _settings(
     if train.batch_size % pieces == 0:
       name = f"{stage}.train.micro_batches"
       found.append(("smaller micro-batches", [(name, pieces)]))
+  ppo = config[stage].get("ppo")
+  if ppo and (ppo.reference, ppo.reference_memory) == ("generator", "device"):
+    name = f"{stage}.ppo.reference_memory"
+    found.append(("the reference on the host", [(name, "host")]))
   return found
 
 

@@ -117,6 +117,17 @@ def state_bytes(job: Job, stage: str) -> int:
   return total + bytes_per_device(state.abstract_state(params, optimizer))
 
 
+def notes(job: Job) -> tuple[str, ...]:
+  """What of train_reft lies elsewhere than on the devices."""
+  if not _on_host(job):
+    return ()
+  size = _reference_bytes(job) / (1 << 30)
+  return (
+    f"The reference waits in pinned memory of the host, {size:.2f} GiB a"
+    " device; on the device it counts only while rollouts are scored.",
+  )
+
+
 def _section(stage: str) -> str:
   return {"embed": "engine", "refine_turn": "run_refine"}.get(stage, stage)
 
@@ -447,8 +458,8 @@ def _train_reft(job: Job) -> Iterator[Program]:
     optimizer,
     micro_batches=train.micro_batches,
   )
-  held = bytes_per_device(policy)
-  reference = held if section.ppo.reference != "none" else 0
+  reference = _reference_bytes(job)
+  waiting = 0 if _on_host(job) else reference
   update, kept = programs.train_step(
     planner,
     step,
@@ -457,12 +468,27 @@ def _train_reft(job: Job) -> Iterator[Program]:
     programs.experience(planner, batch),
     name="PPO update",
   )
-  beside = bytes_per_device(kept) + reference
+  beside = bytes_per_device(kept) + waiting
   tokens = config.completion.max_tokens
   sampler, weights = _engine(job, module, policy, config.engine, tokens, beside)
-  yield dataclasses.replace(update, resident_bytes=reference + weights)
+  yield dataclasses.replace(update, resident_bytes=waiting + weights)
   yield from sampler
+  # While rollouts are scored the reference is on the device, if any.
+  beside += reference - waiting
   yield from _scoring(job, actor, settings, params, beside + weights)
+
+
+def _reference_bytes(job: Job) -> int:
+  section = job.config.train_reft
+  if section.ppo.reference == "none":
+    return 0
+  return bytes_per_device(job.params(module_of(job, section.model)))
+
+
+def _on_host(job: Job) -> bool:
+  """Whether there is a reference, and it waits on the host."""
+  settings = job.config.train_reft.ppo
+  return settings.reference != "none" and settings.reference_memory == "host"
 
 
 def _value(job: Job, actor: ActorCritic, policy: Any) -> Any:

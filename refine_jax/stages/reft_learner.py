@@ -17,8 +17,8 @@ from refine_jax.batch import Params
 from refine_jax.methods import rollout
 from refine_jax.models.actor_critic import ActorCritic, policy_of
 from refine_jax.stages import build, on_policy
-from refine_jax.stages.reading import BadConfig
-from refine_jax.training import ppo
+from refine_jax.stages.reading import BadConfig, reading
+from refine_jax.training import offload, ppo
 from refine_jax.training.state import TrainState, init_params, state_of
 from refine_jax.training.step import make_train_step, means, on_mesh
 
@@ -44,6 +44,7 @@ class Settings:
       other passes are left out; 0 for never.
     kl_floor: a mean sampled KL below minus this ends the run; 0 for never.
     reference: `generator`, the policy as it came, or `none`.
+    reference_memory: where it waits, see `offload.Waiting`.
     micro_batches: pieces of an update.
     seed: of the minibatches' order.
   """
@@ -56,6 +57,7 @@ class Settings:
   kl_stop: float = 0.0
   kl_floor: float = 0.5
   reference: str = "generator"
+  reference_memory: str = "device"
   micro_batches: int = 1
   seed: int = 0
 
@@ -63,6 +65,10 @@ class Settings:
     if self.reference not in ("generator", "none"):
       raise BadConfig(
         f"ppo.reference is generator or none, not {self.reference!r}"
+      )
+    if self.reference_memory not in offload.MEMORIES:
+      raise BadConfig(
+        f"ppo.reference_memory is device or host, not {self.reference_memory!r}"
       )
     if self.passes < 1:
       raise BadConfig(f"ppo.passes must be positive, got {self.passes}")
@@ -95,11 +101,11 @@ class PPOLearner:
     self._mesh, self._ppo, self._settings = model.mesh, ppo_settings, settings
     self._schedule, self._shape, self._rng = schedule, shape, rng
     self._exact = family.config.dtype == "float32"
-    self._reference = model.params if settings.reference != "none" else None
     self._identity = fingerprint(model.params)
+    self._reference, policy = _apart(model.params, settings)
     self._coefficient = settings.kl_coefficient
     value = _value_params(actor_critic, model, rng)
-    params = {"policy": on_policy.copy(model.params), "value": value}
+    params = {"policy": policy, "value": value}
     self._state = state_of(params, optimizer)
     values = actor_critic.values
     # One program for policy and reference, so that equal parameters give equal
@@ -177,7 +183,7 @@ class PPOLearner:
         seen |= self._appraise(params, judged.batch)
       reference_BT = None
       if self._reference is not None:
-        other = {**params, "policy": self._reference}
+        other = {**params, "policy": self._reference.on_device()}
         reference_BT = self._look(other, judged.batch)["logp_BT"]
       return self._experience(
         judged, seen, reference_BT, np.float32(self._coefficient)
@@ -272,6 +278,18 @@ class PPOLearner:
         f" this one has {self._identity}: its reference is another model"
       )
     self._coefficient = memory["kl_coefficient"]
+
+
+def _apart(
+  params: Params, settings: Settings
+) -> tuple[offload.Waiting | None, Params]:
+  """The reference, if there is one, and the policy, which is donated."""
+  if settings.reference == "none":
+    return None, on_policy.copy(params)
+  memory = settings.reference_memory
+  with reading("train_reft.ppo.reference_memory"):
+    waiting = offload.Waiting(params, memory)
+  return waiting, params if memory == "host" else on_policy.copy(params)
 
 
 class _HeadModule:

@@ -73,6 +73,7 @@ def learner(model: build.Model, config: ConfigDict, shape) -> PPOLearner:
     kl_stop=ppo.kl_stop,
     kl_floor=ppo.kl_floor,
     reference=ppo.reference,
+    reference_memory=ppo.reference_memory,
     micro_batches=section.train.micro_batches,
     seed=config.seed,
   )

@@ -47,7 +47,9 @@ def get_config(text=""):
   experiment.train_reft = config.train_reft(
     model=config.checkpoint("../sft"),
     train=train.copy_and_resolve_references(),
-    ppo=config.ppo(minibatch=8, kl_target=0.5, kl_horizon=40.0),
+    ppo=config.ppo(
+      minibatch=8, kl_target=0.5, kl_horizon=40.0, reference_memory="host"
+    ),
     rollout=config.on_policy(samples=2),
   )
   experiment.train_reft.train.update(steps=2, batch_size=16, save_every=1)

@@ -70,6 +70,24 @@ def test_the_programs_of_ppo(ppo):
     assert program.name in ppo.table()
 
 
+def test_a_reference_on_the_host_counts_only_while_it_is_needed(ppo):
+  moved = plan.main(
+    config_of(train_reft__ppo__reference_memory="host"),
+    HERE,
+    stage="train_reft",
+  )
+  policy = named(ppo, "decode weights").argument_bytes
+  saved = {
+    a.name: a.resident_bytes - b.resident_bytes
+    for a, b in zip(ppo.programs, moved.programs, strict=True)
+  }
+  scoring = saved.pop("log-probs and values")
+  assert scoring == 0
+  assert len(saved) == 4 and set(saved.values()) == {policy}
+  assert "pinned memory of the host" in moved.table()
+  assert "pinned memory" not in ppo.table()
+
+
 def test_the_cache_is_updated_in_place(ppo):
   chunk = named(ppo, "decode chunk")
   caches = [

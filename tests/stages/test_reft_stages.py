@@ -20,7 +20,8 @@ from refine_jax.stages import (
   train_reft,
   train_tokenizer,
 )
-from refine_jax.training import checkpoint
+from refine_jax.stages.reading import BadConfig
+from refine_jax.training import checkpoint, offload
 
 HERE = pathlib.Path(__file__).parent
 FILE = HERE.parent.parent / "configs" / "reft" / "arithmetic.py"
@@ -138,6 +139,35 @@ def test_what_a_round_tells(whole):
   # Nothing had moved yet when the first round was looked at.
   assert first["kl"] == 0 and first["ratio_gap_first"] <= 1e-5
   assert "best answer" in said and "last" in said
+
+
+def test_a_reference_on_the_host_changes_no_number(warm, whole, monkeypatch):
+  seen = []
+  back = offload.Waiting.on_device
+
+  def watched(waiting):
+    seen.extend(x.sharding.memory_kind for x in jax.tree.leaves(waiting.params))
+    found = back(waiting)
+    seen.extend(x.sharding.memory_kind for x in jax.tree.leaves(found))
+    return found
+
+  monkeypatch.setattr(offload.Waiting, "on_device", watched)
+  config = reft_child.settings(warm[0])
+  config.train_reft.ppo.reference_memory = "host"
+  run(train_reft, config, warm[1] / "on_the_host")
+  assert rows(warm[1] / "on_the_host") == whole[1]
+  leaves = len(seen) // (2 * config.train_reft.train.steps)
+  one = ["pinned_host"] * leaves + ["device"] * leaves
+  assert leaves > 5
+  assert seen == one * config.train_reft.train.steps
+
+
+def test_devices_without_such_memory_are_told_of(warm, monkeypatch):
+  monkeypatch.setattr(offload, "HOST", "elsewhere")
+  config = reft_child.settings(warm[0])
+  config.train_reft.ppo.reference_memory = "host"
+  with pytest.raises(BadConfig, match="reference_memory: cpu devices have no"):
+    run(train_reft, config, warm[1] / "nowhere")
 
 
 def test_the_controller_moves_its_coefficient(whole):
