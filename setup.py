@@ -60,6 +60,7 @@ setuptools.setup(
   extras_require={
     "cuda": ["jax[cuda13]>=0.10"],
     "tpu": ["jax[tpu]>=0.10"],
+    "gcs": ["gcsfs", "google-cloud-storage"],  # folders in gs:// buckets
     "plan": ["libtpu"],  # compiles for TPUs on a machine without one
     "test": _TEST,
   },

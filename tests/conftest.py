@@ -25,6 +25,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Where TensorFlow is installed, epath would ask it for buckets.
+os.environ["EPATH_USE_TF"] = "false"
 
 import pytest  # noqa: E402
 
@@ -38,3 +40,22 @@ def data_dir() -> pathlib.Path:
   if not pathlib.Path(folder).is_dir():
     pytest.skip(f"REFINE_JAX_DATA={folder} is not a folder")
   return pathlib.Path(folder)
+
+
+@pytest.fixture
+def bucket(monkeypatch) -> str:
+  """An empty bucket in this process; see `object_store`."""
+  import types
+
+  import object_store
+  from orbax.checkpoint._src.path import gcs_utils
+
+  # Tensorstore reads both once, so they stay.
+  os.environ["TENSORSTORE_GCS_HTTP_URL"] = object_store.serve()
+  os.environ["GOOGLE_AUTH_TOKEN_FOR_TESTING"] = "nobody"
+  # Asks Google's own client whether there are folders.
+  monkeypatch.setattr(
+    gcs_utils, "get_bucket", lambda _: types.SimpleNamespace()
+  )
+  object_store.OBJECTS.clear()
+  return "gs://bucket"

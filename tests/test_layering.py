@@ -6,16 +6,18 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "refine_jax"
-LEAVES = {"records", "batch", "sharding", "config"}
+LEAVES = {"files", "records", "batch", "sharding", "config"}
 ALLOWED = {
     **{leaf: set() for leaf in LEAVES},
+    "records": {"files"},
     "algorithms": set(),
-    "tasks": {"records"},
+    "tasks": {"files", "records"},
     "models": {"batch", "sharding"},
-    "data": {"records", "batch"},
-    "training": {"batch", "sharding", "algorithms"},
+    "data": {"files", "records", "batch"},
+    "training": {"files", "batch", "sharding", "algorithms"},
     "sampling": {
-        "batch", "sharding", "algorithms", "data", "models", "records",
+        "files", "batch", "sharding", "algorithms", "data", "models",
+        "records",
     },
     "planning": {"batch", "sharding", "models", "training", "sampling"},
     "methods": {

@@ -67,7 +67,7 @@ def _of_datasets(source: records.Source) -> Iterator[Mapping[str, Any]]:
 
 def _lines(path: epath.Path, ending: str):
   number = 0
-  with open(path, "rb") as file, _unpacked(file, ending) as lines:
+  with path.open("rb") as file, _unpacked(file, ending) as lines:
     for line_number, line in enumerate(lines, 1):
       if not line.strip():
         continue

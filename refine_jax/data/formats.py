@@ -17,9 +17,8 @@ import pyarrow.parquet
 import zstandard
 from etils import epath
 
-from refine_jax import records
+from refine_jax import files, records
 
-REMOTE = re.compile(r"^[a-z][a-z0-9+.]*://")
 _BLOCK = 1024  # parquet rows are turned into Python objects in such blocks
 
 
@@ -246,7 +245,7 @@ def open_file(path: epath.Path) -> Rows:
 
 
 def _read(path: epath.Path, packed: str | None) -> bytes | mmap.mmap:
-  local = not REMOTE.match(str(path))
+  local = not files.remote(path)
   if packed is None and local and path.suffix == ".jsonl":
     with open(path, "rb") as f:
       if f.seek(0, io.SEEK_END):  # an empty file cannot be mapped

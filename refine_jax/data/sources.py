@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from etils import epath
 
-from refine_jax import records
+from refine_jax import files, records
 from refine_jax.data import formats, hubs
 
 T = TypeVar("T")
@@ -87,7 +87,7 @@ def open_rows(source: records.Source) -> formats.Rows:
     return formats.open_file(path)
   if found := _glob(path):
     return _Joined([formats.open_file(p) for p in found])
-  if not formats.REMOTE.match(str(path)) and path.parent.is_dir():
+  if path.parent.is_dir():
     try:
       shards = records.shards(path)
     except FileNotFoundError as error:
@@ -110,7 +110,7 @@ def _missing(
   path: epath.Path, reason: Exception | None = None
 ) -> FileNotFoundError:
   folder = path.parent
-  while not folder.is_dir() and folder != folder.parent:
+  while not files.remote(path) and not folder.is_dir():
     folder = folder.parent
   names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
   shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")

@@ -20,7 +20,7 @@ from typing import Any
 
 import sentencepiece
 
-from refine_jax import records
+from refine_jax import files, records
 
 _LOG = logging.getLogger(__name__)
 
@@ -78,10 +78,10 @@ class Tokenizer(abc.ABC):
     return self.unk_id not in ids and self.decode(ids).strip() == marker.strip()
 
   def save(self, folder: str | pathlib.Path) -> None:
-    folder = pathlib.Path(folder)
+    folder = files.path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in self.files().items():
-      (folder / name).write_bytes(data)
+      files.write(folder / name, data)
 
   def state(self) -> dict[str, Any]:
     """Self-contained JSON, for checkpoints; `from_state` reads it."""
@@ -289,6 +289,10 @@ def from_state(state: dict[str, Any]) -> Tokenizer:
   return _KINDS[state["kind"]].of_files(files)
 
 
+# Of a folder of Hugging Face's, which may hold weights as well.
+_TOKENIZER = re.compile(r"\.(json|model|txt|jinja)$")
+
+
 def load(path: str | pathlib.Path) -> Tokenizer:
   """`byte`, a sentencepiece `.model` file, or a folder with a tokenizer.
 
@@ -300,7 +304,7 @@ def load(path: str | pathlib.Path) -> Tokenizer:
   """
   if path == "byte":
     return ByteTokenizer()
-  path = pathlib.Path(path)
+  path = files.path(path)
   if path.is_file():
     if path.suffix == ".model":
       return SentencePieceTokenizer(path.read_bytes())
@@ -318,7 +322,10 @@ def load(path: str | pathlib.Path) -> Tokenizer:
       return ByteTokenizer()
     if len(models := sorted(path.glob("*.model"))) == 1:
       return load(models[0])
-  return HuggingFaceTokenizer.of_folder(path)
+  if not files.remote(path):
+    return HuggingFaceTokenizer.of_folder(path)
+  found = [file for file in path.iterdir() if _TOKENIZER.search(file.name)]
+  return HuggingFaceTokenizer.of_files({f.name: f.read_bytes() for f in found})
 
 
 def encode_prompt(

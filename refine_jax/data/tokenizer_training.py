@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import sentencepiece
 
+from refine_jax import files
 from refine_jax.data import tokenizer
 
 MODEL_TYPES = ("unigram", "bpe", "char")
@@ -24,7 +25,7 @@ def train_tokenizer(
   """Trains one of KINDS into a folder that `tokenizer.load` reads."""
   if kind == "word":
     return train_words(texts, folder, vocab_size, markers)
-  path = pathlib.Path(folder) / "tokenizer.model"
+  path = files.path(folder) / "tokenizer.model"
   return train_sentencepiece(texts, path, vocab_size, kind, markers)
 
 
@@ -92,9 +93,7 @@ def train_sentencepiece(
     num_threads=4,  # the sums of unigram training depend on it
     minloglevel=2,
   )
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_bytes(model.getvalue())
+  files.write(path, model.getvalue())
   return tokenizer.SentencePieceTokenizer(model.getvalue())
 
 

@@ -11,7 +11,6 @@ import hashlib
 import http.client
 import json
 import os
-import pathlib
 import threading
 import time
 import urllib.error
@@ -19,7 +18,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from refine_jax import records
+from refine_jax import files, records
 from refine_jax.sampling.settings import Request
 
 # Worth asking again: overload, time-outs and broken replies.
@@ -100,7 +99,7 @@ class Endpoint:
   ):
     self._settings, self._sleep, self._clock = settings, sleep, clock
     self._key = _key(settings.key_env)
-    self._path = pathlib.Path(path)
+    self._path = files.path(path)
     self._known: dict[str, Reply] = {}
     self._lock, self._next = threading.Lock(), 0.0
     records.Appender(Reply, self._path).close()  # cuts a torn last line

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from refine_jax import records, sharding
+from refine_jax import files, records, sharding
 from refine_jax.batch import Batch, Params
 from refine_jax.data import batches, device, encode, sources
 from refine_jax.data import tokenizer as tokenizers
@@ -59,9 +59,9 @@ class Model:
     return dataclasses.replace(self, params=params)
 
 
-def resolve(path: str, workdir: pathlib.Path) -> pathlib.Path:
+def resolve(path: str, workdir: files.Path) -> files.Path:
   """A path of a config: absolute, or relative to the workdir."""
-  return pathlib.Path(workdir, path)
+  return files.resolve(workdir, path)
 
 
 def task(config: ConfigDict, options: ConfigDict | None = None) -> tasks.Task:
@@ -168,13 +168,13 @@ def _pretrained(config, text, mesh) -> Model:
 def load_model(path: pathlib.Path, mesh: jax.sharding.Mesh) -> Model:
   """A model from a checkpoint of ours, from a Hugging Face folder, or from a
   PEFT folder of adapters, which are worked in."""
-  source = str(path.resolve())
+  source = str(files.absolute(path))
   if lora_hf.is_folder(path):
     base = load_model(_folder(lora_hf.read_config(path)[lora_hf.BASE]), mesh)
     found = adapters.from_peft(path, base)
     return dataclasses.replace(base.with_params(found.merged), source=source)
   if is_hf(path):
-    module, params = hf.load(path, mesh=mesh)
+    module, params = hf.load(_on_disk(path), mesh=mesh)
     return Model(module, params, tokenizers.load(path), mesh, source)
   meta = checkpoint.read_meta(path)
   module = families.build(meta["model"])
@@ -211,11 +211,11 @@ def _parameters(source: str, module: nn.Module, mesh) -> Params:
   return hf.read(folder, module, jax.tree.map(lambda x: x.sharding, abstract))
 
 
-def _folder(name: str) -> pathlib.Path:
-  """A local folder, or a name on the hub, which is then fetched."""
-  folder = pathlib.Path(name)
+def _folder(name: str) -> files.Path:
+  """A folder, or a name on the hub, which is then fetched."""
+  folder = files.path(name)
   if folder.is_dir():
-    return folder
+    return _on_disk(folder) if is_hf(folder) else folder
   if folder.is_absolute():
     raise FileNotFoundError(f"no model at {folder}")
   import huggingface_hub
@@ -224,6 +224,14 @@ def _folder(name: str) -> pathlib.Path:
   return pathlib.Path(
     huggingface_hub.snapshot_download(name, allow_patterns=kinds)
   )
+
+
+def _on_disk(folder: files.Path) -> files.Path:
+  if files.remote(folder):
+    raise BadConfig(
+      f"{folder}: Hugging Face folders are read from a disk; copy or mount it"
+    )
+  return folder
 
 
 def example_batch() -> Batch:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from refine_jax import records
+from refine_jax import files, records
 from refine_jax.data.tokenizer import encode_prompt
 from refine_jax.methods import (
   annotation,
@@ -169,15 +169,14 @@ def parts(items: Sequence[Any], size: int) -> Iterator[tuple[int, Sequence]]:
 
 
 def seal(
-  workdir: pathlib.Path, counts: dict[str, Any], files: Sequence[str]
+  workdir: pathlib.Path, counts: dict[str, Any], names: Sequence[str]
 ) -> dict[str, Any]:
   """Writes manifest.json, last of all: figures, and a hash of every file."""
-  hashes = {name: digest(workdir / name) for name in files}
+  hashes = {name: digest(workdir / name) for name in names}
   whole = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode())
   manifest = {"hash": whole.hexdigest(), "files": hashes, **counts}
-  temporary = workdir / ".manifest.json.tmp"
-  temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-  temporary.replace(workdir / "manifest.json")
+  text = json.dumps(manifest, indent=2) + "\n"
+  files.write(workdir / "manifest.json", text)
   return manifest
 
 

@@ -5,6 +5,7 @@ import pathlib
 import jax
 from ml_collections import ConfigDict
 
+from refine_jax import files
 from refine_jax.models import hf, hf_heads
 from refine_jax.models.reranker import HEAD
 from refine_jax.stages import adapters, build, launch, rerankers
@@ -21,16 +22,18 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   """
   settings = config.export_hf
   path = build.resolve(settings.checkpoint, workdir)
-  mesh, folder = build.mesh(config.mesh), workdir / "hf"
-  if rerankers.is_one(path):
-    model = _reranker(path, mesh, folder, settings.dtype)
-  else:
-    model = build.load_model(path, mesh)
-    hf.save(folder, model.module, model.params, dtype=settings.dtype)
-    if not build.is_hf(path) and adapters.are_in(path):
-      build.load_adapters(path, mesh).to_peft(workdir / "adapters")
-  model.tokenizer.save(folder)
-  return f"Wrote {folder}"
+  mesh = build.mesh(config.mesh)
+  with files.folder(workdir / "hf") as folder:
+    if rerankers.is_one(path):
+      model = _reranker(path, mesh, folder, settings.dtype)
+    else:
+      model = build.load_model(path, mesh)
+      hf.save(folder, model.module, model.params, dtype=settings.dtype)
+    model.tokenizer.save(folder)
+  if not build.is_hf(path) and adapters.are_in(path):
+    with files.folder(workdir / "adapters") as folder:
+      build.load_adapters(path, mesh).to_peft(folder)
+  return f"Wrote {workdir / 'hf'}"
 
 
 def _reranker(

@@ -6,7 +6,6 @@
 
 import importlib.util
 import os
-import pathlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -17,20 +16,22 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from refine_jax import records
+from refine_jax import files, records
 from refine_jax.models.hf import BadFolder
 from refine_jax.stages import allocator, distributed, reading
 from refine_jax.training import workdir as workdirs
 
 # A stage's `main`: does the work and returns one line saying what it made.
-Main = Callable[[ConfigDict, pathlib.Path], str]
+Main = Callable[[ConfigDict, files.Path], str]
 
 # What may change between two starts in one workdir: it changes no result.
 FREE = (
   "run_refine.only",
   "run_refine.share",
+  "run_refine.sessions",
   "run_sample.chunk",
   "run_evaluate.chunk",
+  "train_reft.ppo.reference_memory",
   *(
     f"{stage}.train.{field}"
     for stage in (
@@ -133,11 +134,12 @@ def _start(main: Main, sections: Sequence[str], argv: list[str]) -> None:
   values = flags.FLAGS
   # Orbax warns of files it does not need; our own words are printed.
   absl_logging.set_verbosity(absl_logging.ERROR)
-  workdir = pathlib.Path(values.workdir)
+  workdir = files.path(values.workdir)
   try:
     if values.distributed:
       distributed.join()
     read = _read(values.config, sections)
+    _reach(workdir)
     if jax.process_index() == 0:
       workdir.mkdir(parents=True, exist_ok=True)
       workdirs.claim(workdir, read, free=FREE)
@@ -152,6 +154,16 @@ def _start(main: Main, sections: Sequence[str], argv: list[str]) -> None:
     refuse(f"{os.strerror(error.errno)}: {error.filename or error}")
   if jax.process_index() == 0:
     print(line, flush=True)
+
+
+def _reach(workdir: files.Path) -> None:
+  """BadConfig where the library that knows such buckets is not installed."""
+  try:
+    workdir.exists()
+  except ImportError as error:
+    raise reading.BadConfig(
+      f"--workdir={workdir}: {error} (pip install refine_jax[gcs])"
+    ) from None
 
 
 def _read(config: ConfigDict, sections: Sequence[str]) -> dict[str, Any]:

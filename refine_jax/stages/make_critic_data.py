@@ -7,12 +7,11 @@ critic_examples.jsonl (x, z' -> f) and revision_examples.jsonl
 """
 
 import json
-import os
 import pathlib
 
 from ml_collections import ConfigDict
 
-from refine_jax import records
+from refine_jax import files, records
 from refine_jax.methods import critic_data
 from refine_jax.sampling.settings import Request
 from refine_jax.stages import build, launch
@@ -71,9 +70,8 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
     ),
   )
   counts = critic_data.counts(rows)
-  temporary = done.with_name(f".{done.name}.{os.getpid()}.tmp")
-  temporary.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
-  os.replace(temporary, done)  # the mark of a complete stage
+  # The mark of a complete stage.
+  files.write(done, json.dumps(counts, indent=2) + "\n")
   listing = ", ".join(f"{name} {count}" for name, count in counts.items())
   return f"Wrote {len(rows)} critiques to {workdir}: {listing}"
 

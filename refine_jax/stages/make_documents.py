@@ -6,7 +6,6 @@ report.json, without near-duplicates and overlap with test sets.
 """
 
 import json
-import os
 import pathlib
 import time
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from refine_jax import records
+from refine_jax import files, records
 from refine_jax.data import corpora, overlap, sources
 from refine_jax.data import tokenizer as tokenizers
 from refine_jax.methods import documents
@@ -256,10 +255,8 @@ def _place(name: str, order: Mapping[str, int]) -> tuple[int, int, int]:
   return order[source], int(row), int(segment)
 
 
-def _write(path: pathlib.Path, value: Any) -> None:
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-  os.replace(temporary, path)
+def _write(path: files.Path, value: Any) -> None:
+  files.write(path, json.dumps(value, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from refine_jax import records
+from refine_jax import files, records
 from refine_jax.algorithms import likelihood
 from refine_jax.data import overlap, sources
 from refine_jax.methods import gains, rationales
@@ -61,7 +61,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
     "kept_by_tau": _sweep(scored),
     "work": work,
   }
-  report.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
+  files.write(report, json.dumps(counts, indent=2) + "\n")
   return f"Wrote {workdir}/train.jsonl: {_line(counts)}"
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from refine_jax import records
+from refine_jax import files, records
 from refine_jax.methods import rationales
 from refine_jax.records import Document
 from refine_jax.sampling import annotator as annotators
@@ -58,7 +58,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   found, counts = _rationales(at, markers, settings.gate)
   records.write(workdir / "rationales.jsonl", found)
   _labels(config, workdir, found)
-  report.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
+  files.write(report, json.dumps(counts, indent=2) + "\n")
   return f"Wrote {workdir}/rationales.jsonl: {_line(counts)}"
 
 
@@ -98,11 +98,11 @@ def _labels(config: ConfigDict, workdir: pathlib.Path, found) -> None:
   if config.make_rationales.annotator != "task":
     return
   task = build.task(config.task)
-  with open(workdir / "labels.tmp", "w", encoding="utf-8") as f:
+  with files.whole(workdir / "labels.jsonl") as file:
     for r in found:
       label = task.good_rationale(r.rationale, r.following)
-      f.write(json.dumps({"id": r.id, "label": bool(label)}) + "\n")
-  (workdir / "labels.tmp").rename(workdir / "labels.jsonl")
+      row = {"id": r.id, "label": bool(label)}
+      file.write((json.dumps(row) + "\n").encode())
 
 
 def _annotator(config, workdir, markers) -> Annotate:

@@ -9,7 +9,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from refine_jax import records
+from refine_jax import files, records
 from refine_jax.methods import self_training
 from refine_jax.stages import build, distributed, launch, sampled
 
@@ -51,7 +51,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   )
   records.write(workdir / "examples.jsonl", made)
   counts = self_training.counts(known, attempts, made)
-  done.write_text(json.dumps(counts) + "\n", encoding="utf-8")
+  files.write(done, json.dumps(counts) + "\n")
   return (
     f"Wrote {counts['examples']} examples to {workdir}:"
     f" {counts['solved']} of {counts['problems']} problems solved,"

@@ -292,6 +292,7 @@ class _Loop:
       "progress": dataclasses.asdict(self.position.progress),
       "learner": self._learner.memory(),
     }
+    self._writer.flush()
     self._checkpointer.save(self._learner.packed(), meta, known)
 
   def line(self, workdir: pathlib.Path) -> str:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from refine_jax import records
+from refine_jax import files, records
 from refine_jax.methods import reranking, selection
 from refine_jax.stages import build, distributed, launch, rerankers, sampled
 
@@ -48,19 +48,13 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   )
   made |= {"split": settings.split, "n": settings.n, "ks": list(settings.ks)}
   text = selection.report(made)
-  _write(workdir / "metrics.md", text)
-  _write(workdir / "metrics.json", json.dumps(made, indent=2) + "\n")
+  files.write(workdir / "metrics.md", text)
+  files.write(workdir / "metrics.json", json.dumps(made, indent=2) + "\n")
   print(text, flush=True)
   return (
     f"Wrote {workdir}/metrics.json: {len(found)} systems on"
     f" {made['problems']} problems"
   )
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-  temporary = path.with_name(f".{path.name}.tmp")
-  temporary.write_text(text, encoding="utf-8")
-  temporary.replace(path)
 
 
 class Bench:
@@ -150,7 +144,7 @@ class Bench:
       scores = scorer(model.params, rows).tolist()
       if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(path, json.dumps(scores) + "\n")
+        files.write(path, json.dumps(scores) + "\n")
       distributed.together(str(path))
     keys = [(row.problem, row.text) for row in rows]
     return dict(zip(keys, scores, strict=True))

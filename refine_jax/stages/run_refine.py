@@ -8,7 +8,6 @@ and judge a shard each.
 
 import dataclasses
 import json
-import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from refine_jax import records
+from refine_jax import files, records
 from refine_jax.methods import critics, evaluation, refine
 from refine_jax.sampling.engine import Engine
 from refine_jax.sampling.session import Session
@@ -137,10 +136,7 @@ class Bench:
     """Writes summary.json, which is the mark of a complete arm."""
     path = folder / "summary.json"
     if jax.process_index() == 0:
-      temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-      text = json.dumps(summary(), indent=2) + "\n"
-      temporary.write_text(text, encoding="utf-8")
-      os.replace(temporary, path)
+      files.write(path, json.dumps(summary(), indent=2) + "\n")
     distributed.together(f"{path} is written")
 
   def _refine(self, arm: ConfigDict, turns: int) -> list[records.Trajectory]:

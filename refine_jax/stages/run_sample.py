@@ -10,7 +10,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from refine_jax import records
+from refine_jax import files, records
 from refine_jax.stages import build, launch, sampled
 from refine_jax.stages.reading import BadConfig
 
@@ -59,7 +59,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
     )
   counts = count(shard)
   path = shard.with_name(shard.name.replace("samples", "counts", 1))
-  path.with_suffix(".json").write_text(json.dumps(counts) + "\n", "utf-8")
+  files.write(path.with_suffix(".json"), json.dumps(counts) + "\n")
   return (
     f"Wrote {counts['samples']} samples of {counts['problems']} problems to"
     f" {workdir}: {counts['correct']} correct, {counts['solved']} problems"

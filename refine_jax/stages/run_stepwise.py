@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from refine_jax import records
+from refine_jax import files, records
 from refine_jax.methods import comparison, evaluation, selectors, stepwise
 from refine_jax.methods.layout import Layout, fingerprint
 from refine_jax.methods.voices import Agent, Scorer, Writer
@@ -44,9 +44,9 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   arms += [arm_of(build.resolve(path, workdir)) for path in settings.others]
   rows = comparison.table(arms, settings.references, seed=config.seed)
   table = json.dumps(rows, indent=2) + "\n"
-  (workdir / "table.json").write_text(table, encoding="utf-8")
+  files.write(workdir / "table.json", table)
   text = comparison.markdown(rows, settings.references)
-  (workdir / "table.md").write_text(text + "\n", encoding="utf-8")
+  files.write(workdir / "table.md", text + "\n")
   return f"Answered {len(bench.problems)} problems in {len(arms)} arms"
 
 
@@ -174,9 +174,7 @@ class Bench:
       "work": work,
     }
     text = json.dumps(summary, indent=2) + "\n"
-    temporary = folder / ".summary.tmp"
-    temporary.write_text(text, encoding="utf-8")
-    temporary.rename(folder / "summary.json")
+    files.write(folder / "summary.json", text)
 
   def _judged(self, row: Trajectory) -> Trajectory:
     """With whether it is right; what cannot be read is wrong, and said."""

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import jax
 from ml_collections import ConfigDict
 
-from refine_jax import records
+from refine_jax import files, records
 from refine_jax.methods import self_training
 from refine_jax.methods.refine import Template
 from refine_jax.sampling.settings import Sampling
@@ -101,7 +101,7 @@ def checkpoints(path: pathlib.Path, select: str) -> dict[str, pathlib.Path]:
     return {"": path}
   if select != "all":
     which = int(select) if select.isdigit() else select
-    return {"": pathlib.Path(checkpoint.find(path, which))}
+    return {"": files.path(checkpoint.find(path, which))}
   root = path / checkpoint.FOLDER
   steps = sorted(int(f.name) for f in root.glob("*") if f.name.isdigit())
   if not steps:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from refine_jax import records
+from refine_jax import files, records
 from refine_jax.batch import Params
 from refine_jax.data.encode import EncodedExamples
 from refine_jax.methods import evaluation
@@ -126,6 +126,8 @@ def fit(
   with reading("train"):
     goal = Goal(train.best_metric, train.best_mode)
     hooks.check_profile(train.profile_steps)
+    if train.profile_steps and files.remote(workdir):
+      raise ValueError(f"profile_steps: no traces are written to {workdir}")
   with reading("train.optimizer.multipliers"):
     optim.check_multipliers(dict(train.optimizer.multipliers), params)
   with (

@@ -2,13 +2,12 @@
 
 import abc
 import functools
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from refine_jax import records
+from refine_jax import files, records
 from refine_jax.tasks import base, choices, mwp_rows, published_rows, tables
 
 
@@ -47,7 +46,7 @@ class ChoiceTask(base.Task):
   ):
     if mode not in choices.MODES:
       raise ValueError(f"mode={mode!r} is none of {', '.join(choices.MODES)}")
-    self.path, self.dataset, self.mode = pathlib.Path(path), dataset, mode
+    self.path, self.dataset, self.mode = files.path(path), dataset, mode
     if dataset == self.hub[0] and config is None:
       config = self.hub[1]
     self.config, self.seed = config, seed

@@ -6,11 +6,10 @@ published archive (`competition_math/{train,test}/<subject>/<n>.json`), as
 """
 
 import functools
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from refine_jax import records
+from refine_jax import files, records
 from refine_jax.tasks import answers, base, mwp_rows, published_rows, tables
 
 SPLITS = {"train": "train", "validation": "train", "test": "test"}
@@ -48,7 +47,7 @@ class CompetitionMath(base.Task):
       raise ValueError(
         f"validation_share must lie between 0 and 1, got {validation_share}"
       )
-    self.path = pathlib.Path(path) / "competition_math"
+    self.path = files.path(path) / "competition_math"
     self.dataset, self.config, self.mode = dataset, config, mode
     self.levels, self.subjects = frozenset(levels), frozenset(subjects)
     self.seed, self.validation_share = seed, validation_share

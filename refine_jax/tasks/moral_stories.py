@@ -11,13 +11,12 @@ dev.
 
 import functools
 import hashlib
-import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from refine_jax import records
+from refine_jax import files, records
 from refine_jax.tasks import base, moral_critic, tables, text_metrics
 from refine_jax.tasks.moral_critic import (
   CONTRADICTION,
@@ -65,7 +64,7 @@ class MoralStories(base.Task):
   ):
     if not 0 <= train_share < 1:
       raise ValueError(f"train_share must lie in [0, 1), got {train_share}")
-    self.path = pathlib.Path(path) / "refiner" / "moral_stories"
+    self.path = files.path(path) / "refiner" / "moral_stories"
     self.train_share, self.seed = train_share, seed
 
   def source(self, split: str) -> records.Source:

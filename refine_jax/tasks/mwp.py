@@ -9,13 +9,12 @@ read as well (`mwp_legacy`).
 
 import functools
 import hashlib
-import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from refine_jax import records
+from refine_jax import files, records
 from refine_jax.tasks import (
   anonymise,
   base,
@@ -62,7 +61,7 @@ class Mwp(base.Task):
   ):
     if not 0 < dev_share < 1:
       raise ValueError(f"dev_share must lie between 0 and 1, got {dev_share}")
-    self.path = pathlib.Path(path) / "refiner"
+    self.path = files.path(path) / "refiner"
     self.seed, self.dev_share, self.commuted = seed, dev_share, commuted
 
   def source(self, split: str) -> records.Source:

@@ -3,11 +3,10 @@
 import abc
 import functools
 import hashlib
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from refine_jax import records
+from refine_jax import files, records
 from refine_jax.tasks import (
   base,
   mwp_rows,
@@ -62,7 +61,7 @@ class ReftTask(base.Task):
       raise ValueError(
         f"validation_share must lie between 0 and 1, got {validation_share}"
       )
-    self.path, self.form, self.mode = pathlib.Path(path), form, mode
+    self.path, self.form, self.mode = files.path(path), form, mode
     self.forced = forced if form == "program" else "never"
     self.partial, self.seed = partial, seed
     self.validation_share = validation_share
@@ -94,7 +93,7 @@ class ReftTask(base.Task):
       raise ValueError("not an answer")
     return found
 
-  def files(self, split: str) -> Sequence[pathlib.Path]:
+  def files(self, split: str) -> Sequence[files.Path]:
     """Where the rows of `train` or `test` may be; the first there is counts."""
     kind = FORMS[self.form] if split == "train" else "test_set"
     return (self.path / "reft" / f"{self.name}_{kind}.json",)

@@ -6,14 +6,13 @@ the last step is the conclusion.
 """
 
 import functools
-import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from refine_jax import records
+from refine_jax import files, records
 from refine_jax.tasks import (
   base,
   snlr_generator,
@@ -89,13 +88,13 @@ class Snlr(base.Task):
     _one_of("mode", mode, ("compat", "complete"))
     _one_of("findings", findings, ("first", "every"))
     _one_of("detail", detail, ("step", "rule"))
-    self.path = None if path is None else pathlib.Path(path) / "refiner/srn"
+    self.path = None if path is None else files.path(path) / "refiner/srn"
     self.difficulty, self.compact = difficulty, form == "compact"
     self.complete = mode == "complete"
     self.every, self.numbered = findings == "every", detail == "rule"
     self.seed, self.rules, self.curriculum = seed, rules, curriculum
     self.sizes = {"train": size, "dev": dev_size, "test": test_size}
-    self._avoid = tuple(pathlib.Path(p) for p in avoid)
+    self._avoid = tuple(files.path(p) for p in avoid)
     self.markers = (*snlr_language.STEPS, ">")
     if self.compact:
       self.markers = tuple(dict.fromkeys(self.vocabulary()))
@@ -122,7 +121,7 @@ class Snlr(base.Task):
     )
     return records.Source(rows=table, name=str(table.path), split=split)
 
-  def _file(self, name: str) -> pathlib.Path:
+  def _file(self, name: str) -> files.Path:
     """The hard rows with their steps lie beside the other folders."""
     if self.difficulty == "hard":
       return self.path / f"srn_{name}.json"
@@ -329,7 +328,7 @@ def _proof(
 
 
 @functools.lru_cache(16)
-def _fingerprints(paths: tuple[pathlib.Path, ...]) -> frozenset[int]:
+def _fingerprints(paths: tuple[files.Path, ...]) -> frozenset[int]:
   """The content of published files."""
   rows = [
     snlr_language.from_sentences(row["rules"], row["fact"])

@@ -18,7 +18,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from refine_jax import sharding
+from refine_jax import files, sharding
 from refine_jax.batch import Params
 from refine_jax.training.state import (
   TrainState,
@@ -29,6 +29,7 @@ from refine_jax.training.state import (
 
 FOLDER = "checkpoints"
 _PARAMS, _OPT, _META = "params", "opt_state", "meta"
+_COMMITTED = "commit_success.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Checkpointer:
     if keep < 1:
       raise ValueError(f"keep at least one checkpoint, got keep={keep}")
     self.goal = goal
-    self._folder = epath.Path(workdir).expanduser().absolute() / FOLDER
+    self._folder = epath.Path(files.absolute(workdir)) / FOLDER
     metrics = {step: m["metrics"] for step, m in _metas(self._folder).items()}
     self._keep = _Keep(keep, goal, metrics)
     self._manager = ocp.CheckpointManager(
@@ -234,7 +235,7 @@ def read_meta(
 
 def find(path: str | pathlib.Path, select: str | int = "best") -> str:
   """The folder of one checkpoint; see `load_params`."""
-  path = epath.Path(path).expanduser().absolute()
+  path = epath.Path(files.absolute(path))
   if not path.is_dir():
     raise FileNotFoundError(f"no checkpoint: {path} is not a folder")
   if _whole(path):
@@ -269,8 +270,11 @@ def _steps(root: epath.Path) -> list[int]:
 
 def _whole(folder: epath.Path) -> bool:
   # Also false for a folder whose deletion was interrupted.
-  parts = (_PARAMS, "_METADATA"), (_OPT, "_METADATA"), (_META, "metadata")
-  return all((folder / a / b).exists() for a, b in parts)
+  parts = [(_PARAMS, "_METADATA"), (_OPT, "_METADATA"), (_META, "metadata")]
+  if files.remote(folder):
+    # Nothing can be renamed there: orbax writes this mark last.
+    parts.append((_COMMITTED,))
+  return all(folder.joinpath(*names).exists() for names in parts)
 
 
 def _meta(folder: epath.Path) -> dict[str, Any]:

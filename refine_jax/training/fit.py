@@ -194,6 +194,8 @@ class _Loop:
     meta = self.meta(step) if callable(self.meta) else self.meta
     meta = {**(meta or {}), "progress": dataclasses.asdict(self.progress)}
     evaluated, values = self.metrics
+    if self.writer:
+      self.writer.flush()
     self.checkpointer.save(state, meta, values if evaluated == step else None)
     self.saved = step
 

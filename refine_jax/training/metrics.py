@@ -11,12 +11,15 @@ from typing import TextIO
 import jax
 import numpy as np
 
+from refine_jax import files
 from refine_jax.training.flops import ModelFlops
 from refine_jax.training.step import Metrics, means
 
 NAME = "metrics.jsonl"
 # Steps that may be under way before the host waits for one.
 _AHEAD = 2
+# Seconds between two versions of a metrics.jsonl that is an object.
+_APART = 30.0
 
 
 class NonFinite(ArithmeticError):
@@ -122,7 +125,9 @@ class Writer:
   """Rows of numbers for a run's folder and for whoever watches.
 
   Args:
-    workdir: gets `metrics.jsonl` and `tensorboard/`; None writes no files.
+    workdir: gets `metrics.jsonl` and `tensorboard/`; None writes no files. In
+      a bucket there is no `tensorboard/`, and rows arrive by and by; all of
+      them with `flush`.
     total: steps of the run, for the progress shown.
     tensorboard: whether to write for it.
     stream: where progress goes; a bar on a terminal, plain lines elsewhere;
@@ -139,9 +144,12 @@ class Writer:
   ):
     if jax.process_index() != 0:
       workdir = stream = None
-    self._folder = None if workdir is None else pathlib.Path(workdir)
-    self._with_board, self._board, self._purge = tensorboard, None, None
-    self._file = None
+    self._folder = None if workdir is None else files.path(workdir)
+    self._remote = workdir is not None and files.remote(workdir)
+    self._with_board = tensorboard and not self._remote
+    self._board, self._purge, self._file = None, None, None
+    self._rows: list[bytes] | None = None
+    self._flushed = time.monotonic()
     self._progress = None if stream is None else Progress(total, stream)
 
   def rewind(self, step: int) -> None:
@@ -157,9 +165,8 @@ class Writer:
           kept.append(line)
       except json.JSONDecodeError:
         continue  # torn by a kill
-    temporary = path.with_name(f".{NAME}.{os.getpid()}.tmp")
-    temporary.write_bytes(b"".join(kept))
-    os.replace(temporary, path)
+    files.write(path, b"".join(kept))
+    self._rows = None
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Writes a row and shows it."""
@@ -176,12 +183,33 @@ class Writer:
       self._progress.say(text)
 
   def _append(self, step: int, values: Mapping[str, float]) -> None:
+    row = {"step": step, "time": round(time.time(), 3), **values}
+    line = (json.dumps(row) + "\n").encode()
+    if self._remote:
+      self._known().append(line)
+      if time.monotonic() - self._flushed >= _APART:
+        self.flush()
+      return
     if self._file is None:
       self._folder.mkdir(parents=True, exist_ok=True)
-      self._file = open(self._folder / NAME, "a")  # noqa: SIM115, see close
-    row = {"step": step, "time": round(time.time(), 3), **values}
-    self._file.write(json.dumps(row) + "\n")
+      self._file = open(self._folder / NAME, "ab")  # noqa: SIM115, see close
+    self._file.write(line)
     self._file.flush()
+
+  def _known(self) -> list[bytes]:
+    """All rows of an object, which is only ever written as a whole."""
+    if self._rows is None:
+      path = self._folder / NAME
+      data = path.read_bytes() if path.exists() else b""
+      self._rows = data.splitlines(keepends=True)
+    return self._rows
+
+  def flush(self) -> None:
+    """All rows are in the file; to be called before a checkpoint is made,
+    from which a resumed run would not write them again."""
+    if self._remote and self._rows:
+      files.write(self._folder / NAME, b"".join(self._rows))
+      self._flushed = time.monotonic()
 
   def _to_board(self, step: int, values: Mapping[str, float]) -> None:
     if self._board is None:
@@ -194,6 +222,7 @@ class Writer:
       self._board.add_scalar(name, value, step)
 
   def close(self) -> None:
+    self.flush()
     if self._file is not None:
       self._file.close()
       self._file = None

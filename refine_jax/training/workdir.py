@@ -1,10 +1,11 @@
 """A run's folder and the configuration it belongs to."""
 
 import json
-import os
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from refine_jax import files
 
 NAME = "config.json"
 
@@ -18,7 +19,7 @@ def claim(
   config: Mapping[str, Any],
   *,
   free: Iterable[str] = (),
-) -> pathlib.Path:
+) -> files.Path:
   """Makes the folder the run's own, or finds that it is.
 
   Args:
@@ -30,12 +31,12 @@ def claim(
   Raises:
     ConfigMismatch: the folder was used with other values; shows them.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = files.path(workdir)
   path = workdir / NAME
   new = json.loads(json.dumps(config))  # tuples become lists, as on disk
   if not path.exists():
     workdir.mkdir(parents=True, exist_ok=True)
-    _write(path, new)
+    files.write(path, json.dumps(new, indent=2) + "\n")
     return workdir
   try:
     old = json.loads(path.read_text(encoding="utf-8"))
@@ -75,9 +76,3 @@ def _dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     else:
       out[f"{prefix}{key}"] = value
   return out
-
-
-def _write(path: pathlib.Path, config: Mapping[str, Any]) -> None:
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-  os.replace(temporary, path)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from refine_jax import files
 from refine_jax.training.flops import ModelFlops
 from refine_jax.training.loss import Mean
 from refine_jax.training.metrics import Meter, NonFinite, Progress, Writer
@@ -102,6 +103,27 @@ def test_rows_reach_files(tmp_path):
   assert [(r["step"], r["loss"]) for r in rows] == [(1, 1), (2, 0.5), (3, 9)]
   events = list((tmp_path / "tensorboard").glob("events.*"))
   assert b"loss" in events[0].read_bytes()
+
+
+def test_rows_reach_a_bucket_by_checkpoints(bucket, monkeypatch):
+  path = files.path(f"{bucket}/run/metrics.jsonl")
+
+  def steps():
+    return [json.loads(x)["step"] for x in path.read_text().splitlines()]
+
+  killed = Writer(f"{bucket}/run", stream=None)
+  killed.write(1, {"loss": 1.0})
+  killed.flush()
+  killed.write(2, {"loss": 0.5})
+  assert steps() == [1]  # half a minute has not passed
+  monkeypatch.setattr("refine_jax.training.metrics._APART", 0.0)
+  killed.write(3, {"loss": 0.4})
+  assert steps() == [1, 2, 3]
+  with Writer(f"{bucket}/run", stream=None) as writer:
+    writer.rewind(2)
+    writer.write(3, {"loss": 9.0})
+  assert steps() == [1, 2, 3]
+  assert [p.name for p in path.parent.iterdir()] == ["metrics.jsonl"]
 
 
 def test_no_folder_no_files(tmp_path, monkeypatch):
