@@ -4,11 +4,16 @@
 #
 #   bash launch_scripts/mathcritique.sh [--config=FILE[:ARGS]] [--seeds=N]
 #        [--first_seed=S] [--root=DIR] [--iterations=T] [--arms=A,B,...]
-#        [--start=scratch|previous] [-- --config.field=value ...]
+#        [--start=scratch|previous] [--grid=RATE,RATE,...]
+#        [-- --config.field=value ...]
 #
 # Arms: critic, vanilla, matched (vanilla with the critic's compute), talk
-# (self-talk), trajectory and plain (its baselines). Every stage can be killed;
-# running the same command again goes on, and a finished stage adds nothing.
+# (self-talk), trajectory and plain (its baselines). All are made of the same
+# problems and trained for as many updates. T and START are the config's
+# (loop.iterations, loop.start) if they are not given. With --grid every arm
+# chooses its learning rate by validation, a loop in its first iteration; the
+# runs lie side by side as ARM.RATE. Every stage can be killed; running the same
+# command again goes on, and a finished stage adds nothing.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 top=$(dirname "$here")
@@ -17,9 +22,10 @@ config="$top/configs/mathcritique/arithmetic.py"
 seeds=1
 first_seed=0
 root="$top/workdir/mathcritique"
-iterations=3
+iterations=
 arms=critic,vanilla,matched,talk,trajectory,plain
-start=scratch
+start=
+grid=
 while (($#)); do
   case $1 in
     --config=*) config=${1#*=} ;;
@@ -29,14 +35,15 @@ while (($#)); do
     --iterations=*) iterations=${1#*=} ;;
     --arms=*) arms=${1#*=} ;;
     --start=*) start=${1#*=} ;;
+    --grid=*) grid=${1#*=} ;;
     --) shift; break ;;
-    -h | --help) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+    -h | --help) sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
     *) echo "mathcritique.sh: unknown argument $1 (see --help)" >&2; exit 2 ;;
   esac
   shift
 done
 case $start in
-  scratch | previous) ;;
+  '' | scratch | previous) ;;
   *) echo "mathcritique.sh: --start is scratch or previous" >&2; exit 2 ;;
 esac
 overrides=("$@")
@@ -44,22 +51,25 @@ overrides=("$@")
 # shellcheck source=launch_scripts/pipeline.sh
 source "$here/pipeline.sh"
 prepare 1
+iterations=${iterations:-$(setting loop.iterations)}
+start=${start:-$(setting loop.start)}
 
-# actor FOLDER EXAMPLES [FROM]: a generator trained on a stage's examples, from
-# the base model, or from another run.
+# actor RATES FOLDER EXAMPLES [FROM]: a generator trained on a stage's examples,
+# from the base model, or from another run.
 actor() {
-  local from=()
+  local from=() rates=$1
+  shift
   if [[ -n ${3:-} ]]; then
     from=(--config.train_generator.model.init_from="../$3")
   fi
-  stage train_generator "$1" "" \
+  chosen "$rates" train_generator "$1" "" \
     --config.train_generator.examples="../$2/examples.jsonl" \
     ${from[@]+"${from[@]}"}
 }
 
 # loop ARM: T iterations of self-improvement.
 loop() {
-  local arm=$1 t last=actor0 before=() listed
+  local arm=$1 t last=actor0 before=() listed rates=$grid best
   for ((t = 1; t <= iterations; t++)); do
     listed=$(IFS=,; echo "${before[*]+"${before[*]}"}")
     stage make_self_improve_data "${arm}${t}_data" "" \
@@ -68,9 +78,13 @@ loop() {
       --config.make_self_improve_data.difficulty="../difficulty/samples.jsonl" \
       --config.make_self_improve_data.previous="(${listed:+$listed,})"
     if [[ $start == previous ]]; then
-      actor "$arm$t" "${arm}${t}_data" "$last"
+      actor "$rates" "$arm$t" "${arm}${t}_data" "$last"
     else
-      actor "$arm$t" "${arm}${t}_data"
+      actor "$rates" "$arm$t" "${arm}${t}_data"
+    fi
+    if [[ -n $grid ]]; then
+      best=$(readlink "$run/$arm$t")
+      rates=${best#"$arm$t".}
     fi
     before+=("'../${arm}${t}_data'")
     last=$arm$t
@@ -85,7 +99,14 @@ talk() {
     trained=${trained//,$1,/,}
     return
   fi
-  actor "$1" "$1_data"
+  actor "$grid" "$1" "$1_data"
+}
+
+# refined ARM: the actor of an arm's last iteration, with the critic.
+refined() {
+  stage run_refine refine_last "" --config.run_refine.generator="../$1" \
+    --config.run_refine.reviser="../$1" \
+    --config.run_refine.only="('critique, gated',)"
 }
 
 wanted() { [[ ",$arms," == *",$1,"* ]]; }
@@ -95,7 +116,7 @@ for ((seed = first_seed; seed < first_seed + seeds; seed++)); do
   echo "== seed $seed in $run"
   stage train_tokenizer tokenizer
   stage make_mathcritique_data bootstrap phase=bootstrap
-  actor actor0 bootstrap
+  actor "" actor0 bootstrap
   stage make_mathcritique_data critic_data
   stage train_critic critic
   stage run_refine refine
@@ -106,8 +127,10 @@ for ((seed = first_seed; seed < first_seed + seeds; seed++)); do
   for arm in talk trajectory; do
     if wanted "$arm"; then talk "$arm"; fi
   done
-  if wanted plain; then stage train_generator plain "" \
-    --config.train_generator.examples=""; fi
+  if wanted plain; then
+    chosen "$grid" train_generator plain phase=plain
+  fi
+  if wanted critic && ((iterations)); then refined "critic$iterations"; fi
   trained=${trained#,} trained=${trained%,}
   stage run_evaluate evaluate "arms=${trained//,/+},iterations=$iterations"
 done

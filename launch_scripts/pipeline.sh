@@ -30,6 +30,12 @@ stage() {
     --workdir="$run/$2" "${@:4}" ${overrides[@]+"${overrides[@]}"}
 }
 
+# setting FIELD: a field of the config, overrides included.
+setting() {
+  python -m refine_jax.stages.show --config="$config" \
+    ${overrides[@]+"${overrides[@]}"} "$1"
+}
+
 # chosen RATES NAME FOLDER [CONFIG ARGUMENT [FLAG...]]: a training stage at the
 # config's learning rate, or once per rate of RATES (comma between), the best by
 # validation being FOLDER.

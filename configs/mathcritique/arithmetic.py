@@ -3,7 +3,8 @@
     --config=configs/mathcritique/arithmetic.py[:phase=bootstrap,smoke]
 
 The task's truth writes the critiques, in short words. `phase=bootstrap` makes
-the first of them, of planted errors, before there is an actor.
+the first of them, of planted errors, before there is an actor; `phase=plain`
+trains on the gold solutions of the loop's problems and nothing else.
 """
 
 from refine_jax import config
@@ -26,8 +27,10 @@ def get_config(text=""):
   if args.phase == "bootstrap":
     # The last thousand problems are for errors that the actor makes itself.
     config.bootstrap(experiment, 48 if args.smoke else args.rows - 1000)
+  elif args.phase == "plain":
+    config.plain(experiment)
   elif args.phase:
-    raise ValueError(f"phase is bootstrap or nothing, not {args.phase!r}")
+    raise ValueError(f"phase is bootstrap or plain, not {args.phase!r}")
   return experiment
 
 
@@ -94,12 +97,12 @@ def _small(args):
     ),
     self_talk=config.make_self_talk_data(
       grammar="compact",
-      rows=(0, 1000),
       doubts=("wait",),
       mended=("so it is",),
       gap=" . ",
     ),
-    arms=config.standard_critique_arms(),
+    arms=config.standard_critique_arms(chains=64),
+    iterations=args.iterations,
     grammar="compact",
     critiques=(
       "../bootstrap/critiques.jsonl",

@@ -1,7 +1,7 @@
 """MathCritique as it was run: Llama-3-8B, GSM8K or MATH.
 
     --config=configs/mathcritique/llama3.py[:task=gsm8k,size=1b|3b|8b,smoke]
-        [,phase=bootstrap]
+        [,phase=bootstrap|plain]
 
 Actor: Llama-3-8B (base); critic: Llama-3-8B-Instruct (both of the released
 scripts). Training as in the repository: learning rate 5e-6, cosine, no warmup,
@@ -50,8 +50,12 @@ def get_config(text=""):
     make.update(leaks=False, positives=0.0, mc=0, actor="")
   elif args.phase == "bootstrap":
     config.bootstrap(experiment)
+  elif args.phase == "plain":
+    config.plain(experiment)
   elif args.phase:
-    raise ValueError(f"phase is bootstrap or published, not {args.phase!r}")
+    raise ValueError(
+      f"phase is bootstrap, plain or published, not {args.phase!r}"
+    )
   return experiment
 
 
@@ -80,7 +84,8 @@ def _paper(args):
   return config.mathcritique(
     task=config.task(args.task, path=args.path, **options),
     tokenizer=config.tokenizer(actor),
-    template=config.dialogue("base", answer),
+    # Source: repository, a base model as actor, an instructed one as critic.
+    template=config.dialogue("base", answer, "llama3"),
     model=model,
     critic_model=config.pretrained(critic, remat="full", dtype="bfloat16"),
     engine=engine,
@@ -98,6 +103,7 @@ def _paper(args):
     self_improve=config.make_self_improve_data(),
     self_talk=config.make_self_talk_data(),
     arms=config.standard_critique_arms(chains=64),
+    iterations=args.iterations,
     grammar="published",
     systems=config.loop_systems(args.arms, args.iterations),
   )

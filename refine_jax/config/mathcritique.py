@@ -14,9 +14,11 @@ from refine_jax.config import blocks, evaluation
 KS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-def dialogue(style: str = "base", answer: str = "number") -> ConfigDict:
+def dialogue(
+  style: str = "base", answer: str = "number", critic_style: str = ""
+) -> ConfigDict:
   """A template of whole conversations: style base, llama3, llama2 or chatml;
-  answer number or boxed."""
+  answer number or boxed; critic_style the style's if empty."""
   return ConfigDict(dict(locals()))
 
 
@@ -293,6 +295,8 @@ def mathcritique(
   grammar: str,
   critiques: tuple[str, ...] = ("../critic_data/critiques.jsonl",),
   systems: dict[str, str] | None = None,
+  iterations: int = 3,  # source: repository (README)
+  start: str = "scratch",  # source: repository
   sampling_temperature: float = 0.7,
   train_split: str = "train",
   eval_split: str = "validation",
@@ -302,13 +306,18 @@ def mathcritique(
 
   `critiques` are what the critic is trained on; `systems` maps names to
   checkpoints that `run_evaluate` compares; the first actor is among them.
+  `iterations` and `start` (scratch, from the base model, or previous, from the
+  last iteration's actor) are what the launch script reads. All arms that are
+  compared are made of the same problems, the loop's.
   """
+  self_talk.rows = self_improve.rows
   warm = blocks.sampling(
     max_tokens=completion.max_tokens, temperature=sampling_temperature
   )
   return ConfigDict(
     {
       "seed": 0,
+      "loop": {"iterations": iterations, "start": start},
       "task": task,
       "tokenizer": tokenizer,
       "template": template,
@@ -322,6 +331,7 @@ def mathcritique(
         "examples": "../bootstrap/examples.jsonl",
         "split": train_split,
         "eval_split": eval_split,
+        "first": 0,
         "rows": 0,
         "share": 1.0,
         "options": {},
@@ -384,6 +394,13 @@ def bootstrap(experiment: ConfigDict, rows: int = 0) -> ConfigDict:
   return experiment
 
 
+def plain(experiment: ConfigDict) -> ConfigDict:
+  """`train_generator` on the gold solutions of the loop's problems alone."""
+  first, stop = experiment.make_self_improve_data.rows
+  experiment.train_generator.update(examples="", first=first, rows=stop)
+  return experiment
+
+
 def smoke_mathcritique(experiment: ConfigDict) -> ConfigDict:
   """The same experiment in seconds: tiny models, a few updates and rows."""
   for section in ("train_generator", "train_critic"):
@@ -400,6 +417,7 @@ def smoke_mathcritique(experiment: ConfigDict) -> ConfigDict:
       patience=0,
     )
     train.optimizer.warmup_steps = 0
+  experiment.loop.iterations = 1
   experiment.train_generator.rows = 32
   experiment.make_mathcritique_data.update(
     rows=(0, 12), samples=2, rollouts=2, tries=1, mc=2, chunk=6, rg1_cap=1

@@ -8,6 +8,7 @@ encodes, once.
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
 from refine_jax.methods.critique import PUBLISHED
 from refine_jax.records import END, Prompt, Segment
@@ -80,18 +81,24 @@ class Dialogue:
   """Prompts as conversations.
 
   Attributes:
-    style: one of STYLES.
+    style: of the actor, one of STYLES.
     answer: one of ANSWERS.
+    critic_style: of the critic, and of a local annotator; the actor's if empty.
   """
 
   style: str = "base"
   answer: str = "number"
+  critic_style: str = ""
 
   def __post_init__(self):
-    for name, known in (("style", STYLES), ("answer", ANSWERS)):
+    styles = {**STYLES, "": None}
+    for name, known in (
+      ("style", STYLES), ("answer", ANSWERS), ("critic_style", styles),
+    ):  # fmt: skip
       if getattr(self, name) not in known:
         raise ValueError(
-          f"{name}={getattr(self, name)!r} is none of {', '.join(known)}"
+          f"{name}={getattr(self, name)!r} is none of"
+          f" {', '.join(filter(None, known))}"
         )
 
   @property
@@ -105,7 +112,11 @@ class Dialogue:
   def critique(self, question: Segment, hypothesis: Segment) -> Prompt:
     """A critique continues it; no gold answer is in it."""
     asked = (f"{CRITIC}\n\nQuestion:\n", question, "\n\nSolution:\n")
-    return self._turn(*asked, hypothesis)
+    return self.ask(*asked, hypothesis)
+
+  def ask(self, *words: Segment) -> Prompt:
+    """The critic's, or an annotator's, reply continues it."""
+    return self._turn(*words, style=self.critic_style)
 
   def revision(
     self, question: Segment, hypothesis: Segment, feedback: Segment
@@ -122,12 +133,15 @@ class Dialogue:
       ),
     )
 
-  def _turn(self, *words: Segment, lead: str = "") -> Prompt:
-    style = STYLES[self.style]
-    said = tuple(part for word in words for part in _plain(word))
-    ended = (END,) if style.asked else ()
-    between = (style.next,) if style.asked and style.next else ()
-    return (style.user, *said, *ended, *between, style.assistant + lead)
+  def _turn(self, *words: Segment, lead: str = "", style: str = "") -> Prompt:
+    return _turn(STYLES[style or self.style], words, lead)
+
+
+def _turn(style: Style, words: Sequence[Segment], lead: str) -> Prompt:
+  said = tuple(part for word in words for part in _plain(word))
+  ended = (END,) if style.asked else ()
+  between = (style.next,) if style.asked and style.next else ()
+  return (style.user, *said, *ended, *between, style.assistant + lead)
 
 
 def _plain(segment: Segment) -> Prompt:

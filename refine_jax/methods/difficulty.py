@@ -61,8 +61,8 @@ def profile(
 
   Returns:
     `problems`; `share` of all rows; `coverage`, the share of problems with a
-    verified solution; `distinct`, solutions per problem that has one. A bin
-    without problems has a coverage of nan.
+    verified solution; `distinct`, solutions per problem that has one; `words`
+    of a solution on average. A bin without problems has a coverage of nan.
 
   Raises:
     KeyError: rows of a problem nobody asked.
@@ -82,6 +82,12 @@ def profile(
     ],
     "distinct": [
       float(np.mean([len(set(rows[p])) for p in s])) if s else 0.0
+      for s in solved
+    ],
+    "words": [
+      float(np.mean([len(key.split()) for p in s for key in rows[p]]))
+      if s
+      else 0.0
       for s in solved
     ],
   }

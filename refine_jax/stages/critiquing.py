@@ -148,15 +148,24 @@ def annotators(
     asked = endpoint.Settings(**settings.endpoint.to_dict())
     return endpoint.Endpoint(asked, workdir / "replies.jsonl")
   if settings.annotator == "local":
-    path = settings.annotator_model
-    tokens = shop.config.feedback.max_tokens
-    return annotator.local(
-      shop.engine(path, tokens, critic=True),
-      shop.model(path).params,
-      build.sampling(shop.config.feedback, shop.config.seed),
-    )
+    return _local(settings.annotator_model, shop)
   raise BadConfig(
     f"annotator is oracle, local or endpoint, not {settings.annotator!r}"
+  )
+
+
+def _local(path: str, shop: Workshop) -> annotation.Annotator:
+  """A model of ours, asked in the words of a dialogue if there is one."""
+  annotate = annotator.local(
+    shop.engine(path, shop.config.feedback.max_tokens, critic=True),
+    shop.model(path).params,
+    build.sampling(shop.config.feedback, shop.config.seed),
+  )
+  ask = getattr(shop.template, "ask", None)
+  if ask is None:
+    return annotate
+  return lambda requests: annotate(
+    [dataclasses.replace(r, prompt=ask(*r.prompt)) for r in requests]
   )
 
 

@@ -70,7 +70,9 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   records.write(workdir / "revision_examples.jsonl", revisions)
   records.write(workdir / "examples.jsonl", [*maker.reasoning(), *revisions])
   manifest = critiquing.seal(
-    workdir, {**_counts(rows, kept), **maker.figures}, OUTPUTS
+    workdir,
+    {**_counts(rows, kept), **maker.figures, **maker.located(rows)},
+    OUTPUTS,
   )
   return f"Wrote {workdir}: {_line(manifest)}"
 
@@ -307,6 +309,29 @@ class Maker:
       "own critique": 100 * float(np.mean([r.kept for r in wrong])),
       "another problem's": 100 * float(np.mean(kept)) if kept else 0.0,
       "rows": len(wrong),
+    }
+
+  def located(self, rows) -> dict[str, Any]:
+    """How many errors are where, and of the kind, that rows say, in percent.
+
+    Only a task that judges steps knows. Of RG2, what rollouts have confirmed.
+    """
+    known = [
+      r for r in rows if r.err_step is not None and r.drop != "rg2-unconfirmed"
+    ]
+    if not known or not hasattr(self.task, "judge"):
+      return {}
+    by_id = monte_carlo.by_id(self.problems())
+    found: dict[str, list[bool]] = collections.defaultdict(list)
+    for row in known:
+      true = self.task.judge(by_id[row.problem], row.response)
+      found[row.origin].append(true.first == row.err_step)
+      if row.err_type:
+        found["kind"].append(true.kind == row.err_type)
+    return {
+      "located_percent": {
+        name: 100 * float(np.mean(hits)) for name, hits in sorted(found.items())
+      }
     }
 
   def revisions(self, kept) -> list[records.Example]:

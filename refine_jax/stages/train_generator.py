@@ -65,8 +65,8 @@ def read_examples(
   if settings.examples:
     path = build.resolve(settings.examples, workdir)
     return list(records.read(records.Example, path))
-  stop = settings.rows or None
-  problems = build.problems(task, settings.split, config.data, rows=(0, stop))
+  rows = (settings.get("first", 0), settings.rows or None)
+  problems = build.problems(task, settings.split, config.data, rows=rows)
   problems = problems[: max(1, round(settings.share * len(problems)))]
   return [
     records.Example(

@@ -178,6 +178,8 @@ def test_profile_and_tail():
   assert first["coverage"][0] == 0.5 and first["coverage"][4] == 1
   assert math.isnan(first["coverage"][1])
   assert first["distinct"][4] == 2
+  long = difficulty.profile({"hard": ["x = 1", "y"]}, bin_of)
+  assert long["words"] == [2, 0, 0, 0, 0]
   later = difficulty.profile({"easy": ["y"] * 7, "hard": ["x"]}, bin_of)
   assert difficulty.tail_narrowing(first, later) == 0.5
   with pytest.raises(KeyError):

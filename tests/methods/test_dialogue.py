@@ -11,6 +11,7 @@ from refine_jax.methods import critic_data, dialogue
 from refine_jax.methods.refine import Template
 from refine_jax.methods.self_improve import Solution, examples
 from refine_jax.models import families
+from refine_jax.sampling import beginnings
 from refine_jax.sampling.engine import Engine
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -27,6 +28,8 @@ TEMPLATES = {
     for style in dialogue.STYLES
     for answer in dialogue.ANSWERS
   },
+  # A base model as actor, an instructed one as critic.
+  "base-llama3": dialogue.Dialogue("base", "number", "llama3"),
   "words": Template("answer:", "feedback:", "solve:", "review:"),
 }
 KINDS = {
@@ -87,6 +90,44 @@ def critique():
 
 def solution():
   return Solution("s", "p", QUESTION, "12", "", RESPONSE, CRITIQUE)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_where_the_next_prompt_goes_on(name):
+  """What a row that is kept over the turn still holds of the next prompt."""
+  template, tokenizer = TEMPLATES[name], tokenizers.ByteTokenizer()
+
+  def ids(prompt):
+    return tuple(tokenizers.encode_prompt(tokenizer, prompt, bos=True))
+
+  sampled, later = (80, 81, 82), (90, 91)
+  held = (*ids(template.first(QUESTION)), *sampled)
+  revision = ids(template.revision(QUESTION, sampled, CRITIQUE))
+  question = 1 + len(tokenizer.encode(QUESTION))
+  if name == "words":
+    # Published so: the question, and then the answer anew in other words.
+    assert beginnings.shared(held, revision) == question
+  else:
+    assert revision[: len(held) + 1] == (*held, tokenizer.eos_id)
+  # From round to round the last answer stands in the place of the one before.
+  second = ids(template.revision(QUESTION, later, CRITIQUE))
+  common = beginnings.shared(revision, second)
+  assert common == len(ids(template.first(QUESTION))) or name == "words"
+  critiques = [ids(template.critique(QUESTION, y)) for y in (sampled, later)]
+  same = beginnings.shared(*critiques)
+  assert question < same == critiques[0].index(80)
+
+
+def test_a_critic_of_another_style():
+  mixed, base = TEMPLATES["base-llama3"], dialogue.Dialogue("base")
+  chat = dialogue.Dialogue("llama3")
+  assert mixed.first(QUESTION) == base.first(QUESTION)
+  assert mixed.critique(QUESTION, RESPONSE) == chat.critique(QUESTION, RESPONSE)
+  assert mixed.revision(QUESTION, RESPONSE, CRITIQUE) == base.revision(
+    QUESTION, RESPONSE, CRITIQUE
+  )
+  with pytest.raises(ValueError, match="critic_style='x' is none of base"):
+    dialogue.Dialogue(critic_style="x")
 
 
 @pytest.mark.parametrize("style", dialogue.STYLES)

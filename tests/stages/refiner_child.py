@@ -25,7 +25,7 @@ class Moments:
   """Counts the moments at which a stage may die; dies at the `last` one.
 
   Before and after every file that appears in its folder, and before every
-  update and every call of an engine.
+  update, every call of an engine and every append of records.
   """
 
   def __init__(self, folder, last=0):
@@ -38,11 +38,13 @@ class Moments:
 
   @contextlib.contextmanager
   def watched(self):
+    from refine_jax import records
     from refine_jax.sampling.engine import Engine
     from refine_jax.training.step import TrainStep
 
     with (
       self._before(Engine, "generate"),
+      self._before(records.Appender, "append"),
       self._before(TrainStep, "__call__"),
       self._around_replace(),
     ):

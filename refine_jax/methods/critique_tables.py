@@ -1,0 +1,276 @@
+"""MathCritique's tables, out of what its stages counted.
+
+Every function takes rows of one entry per seed and pools them: means are over
+seeds, intervals over all problems of all seeds.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from refine_jax.algorithms import intervals
+from refine_jax.methods import difficulty
+
+# Figures of a critic, as `critic_metrics` names them.
+CRITIC = (
+  "disc", "disc_c", "disc_i", "first_error", "parsed", "helpfulness", "relev",
+)  # fmt: skip
+# What trained actors are called in the table of all arms, in this order.
+SYSTEMS = {
+  "actor0": "first actor",
+  "plain": "plain: gold solutions alone",
+  "vanilla": "vanilla self-improvement",
+  "matched": "vanilla with the loop's compute",
+  "critic": "critique in the loop",
+  "talk": "self-talk",
+  "trajectory": "self-correction over whole solutions",
+  "actor0+critic": "first actor with its critic",
+  "critic+critic": "critique in the loop, with the critic",
+}
+# The arm that only votes.
+PLAIN = "vote"
+Rows = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def mean(values) -> float:
+  return float(np.mean(list(values)))
+
+
+def pooled(rows: Sequence[Sequence[float]], seed: int = 0) -> str:
+  """Values of all seeds as `mean [low, high]`; nothing for none."""
+  values = [value for row in rows for value in row]
+  return str(intervals.bootstrap(values, seed=seed)) if values else ""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+  lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+  return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def arms(found: Rows) -> list[str]:
+  """What refinement changes, per arm, beside a vote that costs as much."""
+  head = (
+    "arm", "before", "after", "gain", "c2c", "c2i", "i2c", "i2i", "tokens",
+    "tokens per solved", "plain vote, as many tokens", "prompt tokens read",
+    "kept",
+  )  # fmt: skip
+  base = curve(found.get(PLAIN, ()), "vote")
+  lines = []
+  for name, rows in found.items():
+    if not rows:
+      continue
+    metric = rows[0]["metric"]
+    ends = [mean(r["turns"][t][metric]["mean"] for r in rows) for t in (0, -1)]
+    gains = [
+      [100 * (right - r["before"][p]) for p, right in r["after"].items()]
+      for r in rows
+      if "after" in r
+    ]
+    most = max(rows[0]["curve"], key=int)
+    tokens, solved = (
+      mean(r["curve"][most][key] for r in rows)
+      for key in ("tokens", "tokens_per_solved")
+    )
+    lines.append(
+      [
+        name,
+        *(f"{value:.1f}" for value in ends),
+        pooled(gains) if gains else "",
+        *(
+          f"{mean(r['transitions'][key] for r in rows):.1f}"
+          for key in ("c2c", "c2i", "i2c", "i2i")
+        ),
+        f"{tokens:.1f}",
+        f"{solved:.0f}",
+        _shown(at_tokens(base, tokens)) if name != PLAIN else "",
+        *(_prompts(rows, key) for key in ("read", "kept")),
+      ]
+    )
+  return table(head, lines)
+
+
+def _prompts(rows, key: str) -> str:
+  """Prompt tokens of actor and critic, per seed."""
+  counts = [[who[key] for who in r["prefill"].values()] for r in rows]
+  return " + ".join(f"{mean(c):.0f}" for c in zip(*counts, strict=True))
+
+
+def critics(found: Rows) -> list[str]:
+  """Critics of arms that look at every problem once, with intervals."""
+  lines = []
+  for name, rows in found.items():
+    said = [r["critic"] for r in rows if "values" in r.get("critic", {})]
+    if not said:
+      continue
+    cells = [
+      pooled([[100 * v for v in r["values"].get(key, ())] for r in said])
+      if any(r["values"].get(key) for r in said)
+      else ""
+      for key in CRITIC
+    ]
+    for key in ("ece", "brier"):
+      known = [r[key] for r in said if key in r]
+      cells.append(f"{mean(known):.3f}" if known else "")
+    lines.append([name, *cells])
+  return table(("arm", *CRITIC, "ECE", "Brier"), lines)
+
+
+def curve(rows, rule: str) -> list[tuple[float, float, float]]:
+  """(k, tokens, percent), the mean over seeds."""
+  ks = sorted({int(k) for r in rows for k in r["curve"]})
+  return [
+    (
+      k,
+      mean(r["curve"][str(k)]["tokens"] for r in rows),
+      mean(r["curve"][str(k)][rule]["mean"] for r in rows),
+    )
+    for k in ks
+    if all(str(k) in r["curve"] for r in rows)
+  ]
+
+
+def voting(found: Rows) -> Rows:
+  return {n: r for n, r in found.items() if r and r[0]["chains"] > 1}
+
+
+def votes(found: Rows) -> list[str]:
+  """Maj@K with critiques against the plain vote, at equal tokens."""
+  if not found.get(PLAIN):
+    return []
+  base = curve(found[PLAIN], "vote")
+  lines = []
+  for name, rows in voting(found).items():
+    by = {
+      rule: {k: v for k, _, v in curve(rows, rule)}
+      for rule in ("weighted", "pass")
+    }
+    for k, tokens, value in curve(rows, "vote"):
+      at = None if name == PLAIN else at_tokens(base, tokens)
+      solved = mean(r["curve"][str(k)]["tokens_per_solved"] for r in rows)
+      row = (value, by["weighted"][k], by["pass"][k])
+      lines.append(
+        [
+          name,
+          str(k),
+          f"{tokens:.0f}",
+          *(f"{v:.1f}" for v in row),
+          _shown(at),
+          f"{solved:.0f}",
+        ]
+      )
+  head = (
+    "arm", "k", "tokens", "vote", "weighted", "pass",
+    "plain vote, as many tokens", "tokens per solved",
+  )  # fmt: skip
+  return table(head, lines)
+
+
+def _shown(value: float | None) -> str:
+  return "" if value is None else f"{value:.1f}"
+
+
+def at_tokens(base, tokens: float) -> float | None:
+  """The plain vote at so many tokens, between two sizes; None beyond."""
+  xs, ys = [b[1] for b in base], [b[2] for b in base]
+  if not xs or not xs[0] <= tokens <= xs[-1]:
+    return None
+  return float(np.interp(tokens, xs, ys))
+
+
+def tails(loops: Mapping[str, Sequence[Sequence[Mapping]]]) -> list[str]:
+  """Every bin of every iteration; hardest first, bins side by side."""
+  head = (
+    "loop", "iteration", "solved", "problems per bin", "coverage per bin",
+    "share of rows per bin", "distinct per solved, per bin", "words per bin",
+    "tail narrowing", "Gini",
+  )  # fmt: skip
+  lines = []
+  for name, runs in loops.items():
+    for t in range(min(map(len, runs), default=0)):
+      now = [r[t] for r in runs]
+      lines.append(
+        [
+          name,
+          str(t + 1),
+          f"{mean(100 * m['solved'] / m['problems'] for m in now):.1f}",
+          _cells(bins(now, "problems", 1), "{:.0f}"),
+          _cells(bins(now, "coverage"), "{:.0f}"),
+          _cells(bins(now, "share", kind="trained"), "{:.0f}"),
+          _cells(bins(now, "distinct", 1), "{:.2f}"),
+          _cells(bins(now, "words", 1), "{:.0f}"),
+          f"{mean(narrowing(r, t) for r in runs):.2f}",
+          f"{mean(m['trained']['all_gini'] for m in now):.2f}",
+        ]
+      )
+  return table(head, lines)
+
+
+def _cells(values, form: str) -> str:
+  return " / ".join(form.format(v) for v in values)
+
+
+def narrowing(manifests, t: int) -> float:
+  """The hardest bin's share of rows in iteration t against the first."""
+  first, now = manifests[0]["trained"], manifests[t]["trained"]
+  return difficulty.tail_narrowing(first, now)
+
+
+def bins(
+  manifests, key: str, factor: float = 100, kind: str = "verified"
+) -> list[float]:
+  """Per bin, the mean of the runs whose bin has problems at all."""
+  found = []
+  for row in zip(*(m[kind][key] for m in manifests), strict=True):
+    known = [factor * c for c in row if c is not None]
+    found.append(mean(known) if known else float("nan"))
+  return found
+
+
+def systems(found: Rows, loops: Mapping[str, Sequence]) -> list[str]:
+  """All trained arms in one table, each against vanilla on the same problems.
+
+  Args:
+    found: name -> per seed `greedy`, `vote`, `pass` (values per problem, in
+      percent), and of its training `rows`, `updates`, `rate`.
+    loops: as in `tails`, for the last iteration's hardest bin.
+  """
+  head = (
+    "arm", "greedy", "vote", "pass", "greedy against vanilla",
+    "hardest bin covered", "rows", "updates", "learning rate",
+  )  # fmt: skip
+  lines = []
+  for name, label in SYSTEMS.items():
+    rows = found.get(name)
+    if not rows:
+      continue
+    covered = [bins(r[-1:], "coverage")[0] for r in loops.get(name, ())]
+    lines.append(
+      [
+        label,
+        *(
+          pooled([r[key] for r in rows if key in r])
+          if any(key in r for r in rows)
+          else ""
+          for key in ("greedy", "vote", "pass")
+        ),
+        _against(rows, found.get("vanilla", ())) if name != "vanilla" else "",
+        f"{mean(covered):.0f}" if covered else "",
+        *(
+          ", ".join(dict.fromkeys(f"{r[key]:g}" for r in rows if key in r))
+          for key in ("rows", "updates", "rate")
+        ),
+      ]
+    )
+  return table(head, lines)
+
+
+def _against(ours, theirs) -> str:
+  """Paired differences of seeds that have both."""
+  other = {r["seed"]: r["greedy"] for r in theirs}
+  pairs = [
+    np.asarray(r["greedy"]) - np.asarray(other[r["seed"]])
+    for r in ours
+    if len(other.get(r["seed"], ())) == len(r["greedy"])
+  ]
+  return pooled(pairs) if pairs else ""

@@ -1,0 +1,272 @@
+"""MathCritique's rows without a model: flags, annotators, self-talk, config."""
+
+import dataclasses
+import itertools
+import os
+import pathlib
+import subprocess
+import sys
+
+import annotating_server
+import numpy as np
+import pytest
+
+from refine_jax import records
+from refine_jax.methods.critique import PUBLISHED
+from refine_jax.methods.dialogue import Dialogue
+from refine_jax.methods.self_improve import Solution
+from refine_jax.stages import (
+  build,
+  critiquing,
+  launch,
+  make_mathcritique_data,
+  make_self_improve_data,
+  make_self_talk_data,
+  show,
+)
+
+TOP = pathlib.Path(__file__).parent.parent.parent
+FILE = TOP / "configs/mathcritique/arithmetic.py"
+FLAGS = (
+  "use_critic", "use_original", "use_previous", "own_feedback",
+  "annotator_feedback",
+)  # fmt: skip
+
+
+def config_of(text=""):
+  config = launch.load_config(f"{FILE}:smoke{text}")
+  config.mesh.devices = 1
+  return config
+
+
+def read(cls, path):
+  return list(records.read(cls, path))
+
+
+def problems_of(config, rows):
+  task = build.task(config.task)
+  return task, build.problems(task, "train", config.data, rows=rows)
+
+
+@pytest.fixture(scope="module")
+def explored(tmp_path_factory):
+  """A folder of what an actor and a critic found, and the rows before it."""
+  root = tmp_path_factory.mktemp("flags")
+  config = config_of()
+  task, problems = problems_of(
+    config, tuple(config.make_self_improve_data.rows)
+  )
+  folder = root / "explored"
+  folder.mkdir()
+  candidate = records.Candidate("answer 0", "0", "0", False, 0.0, "eos", 3, 0.0)
+  records.write(
+    folder / "explored.jsonl",
+    [
+      records.Attempts(p.id, p.id, task.prompt(p), p.gold, (candidate,) * 2)
+      for p in problems
+    ],
+  )
+  found = []
+  for p in problems:
+    one = Solution(f"{p.id}/y0", p.id, task.prompt(p), p.gold, p.gold)
+    other = dataclasses.replace(
+      one, id=f"{p.id}/y1/r0", key=f"{p.gold} again", response="answer 0",
+      critique="line answer 0 : wrong final wrong",
+    )  # fmt: skip
+    found += [one, other]
+  records.write(folder / "solutions.jsonl", found)
+  for name, path in (
+    ("F", "bootstrap/revision_examples.jsonl"),
+    ("P", "critic1_data/current.jsonl"),
+  ):
+    (root / path).parent.mkdir()
+    records.write(
+      root / path,
+      [records.Example(f"{name}/{i}", ("x",), ("y",)) for i in range(3)],
+    )
+  return root, problems
+
+
+@pytest.mark.parametrize("bits", [*itertools.product((False, True), repeat=5)])
+def test_the_config_fields_of_all_flags(explored, bits):
+  """What the stage writes for each of the 32, as section 4.2 says it."""
+  root, problems = explored
+  name = "critic2_" + "".join(str(int(bit)) for bit in bits)
+  folder = root / name
+  folder.mkdir()
+  for file in ("explored.jsonl", "solutions.jsonl"):
+    (folder / file).write_bytes((root / "explored" / file).read_bytes())
+  config = config_of()
+  flags = dict(zip(FLAGS, bits, strict=True))
+  config.make_self_improve_data.update(
+    **flags, previous=("../critic1_data",), refine_weight=2
+  )
+  make_self_improve_data.main(config, folder)
+  ids = [p.id for p in problems]
+  critic, original = flags["use_critic"], flags["use_original"]
+  wanted = [f"{name}/{i}/y0" for i in ids]
+  if critic:
+    wanted += [f"{name}/{i}/y1/r0" for i in ids]
+  if critic and flags["own_feedback"]:
+    wanted += [f"{name}/{i}/y1/r0/revision" for i in ids]
+    wanted += [f"{name}/{i}/y1/r0/revision1" for i in ids]
+  if original:
+    wanted += [f"{i}/gold" for i in ids]
+  if original and flags["annotator_feedback"]:
+    wanted += ["F/0", "F/1", "F/2"]
+  if flags["use_previous"]:
+    wanted += ["P/0", "P/1", "P/2"]
+  rows = read(records.Example, folder / "examples.jsonl")
+  assert sorted(r.id for r in rows) == sorted(wanted)
+
+
+def test_an_endpoint_annotates_through_the_stage(tmp_path, monkeypatch):
+  """It fails, cuts replies off and leaks; nothing is asked for twice."""
+  monkeypatch.setenv("TEST_KEY", "k")
+  config = config_of(",phase=bootstrap")
+  settings = config.make_mathcritique_data
+  settings.update(annotator="endpoint", grammar="published", rows=(0, 6))
+  task, problems = problems_of(config, (0, 6))
+  leaking = problems[2].id
+  with annotating_server.serving(task, problems, leaking) as server:
+    settings.endpoint.update(
+      url=server.url, key_env="TEST_KEY", backoff=0.001, per_minute=1e6
+    )
+    (tmp_path / "data").mkdir()
+    make_mathcritique_data.main(config, tmp_path / "data")
+    rows = read(records.Annotated, tmp_path / "data" / "annotated.jsonl")
+    assert len(server.asked) > len(rows)  # some were asked again
+    before = len(server.asked)
+    again = tmp_path / "again"
+    again.mkdir()
+    replies = (tmp_path / "data" / "replies.jsonl").read_bytes()
+    (again / "replies.jsonl").write_bytes(replies)
+    make_mathcritique_data.main(config, again)
+    assert len(server.asked) == before
+  assert (again / "annotated.jsonl").read_bytes() == (
+    tmp_path / "data" / "annotated.jsonl"
+  ).read_bytes()
+  of_leaking = [r for r in rows if r.problem == leaking]
+  assert of_leaking and {r.drop for r in of_leaking} == {"leak-words"}
+  others = [r for r in rows if r.problem != leaking]
+  assert {r.drop for r in others} <= {"", "leak-answer"}
+  for row in others:
+    assert PUBLISHED.parse(row.critique).first_error == row.err_step
+  manifest = critiquing.sealed(tmp_path / "data")
+  dropped = sum(n for k, n in manifest["dropped"].items() if "leak-words" in k)
+  assert dropped == len(of_leaking)
+  assert manifest["located_percent"] == {"kind": 100.0, "rg3": 100.0}
+
+
+def test_a_local_annotator_is_asked_in_its_own_style(tmp_path, monkeypatch):
+  config = config_of()
+  config.template = launch.load_config(
+    f"{TOP}/configs/mathcritique/llama3.py:smoke"
+  ).template
+  config.make_mathcritique_data.annotator = "local"
+  shop = critiquing.Workshop(config, tmp_path)
+  asked = []
+  monkeypatch.setattr(shop, "engine", lambda *a, **k: None)
+  monkeypatch.setattr(shop, "model", lambda path: config)
+  config.params = 0
+  monkeypatch.setattr(
+    critiquing.annotator, "local", lambda *_: lambda rs: asked.extend(rs)
+  )
+  annotate = critiquing.annotators(
+    config.make_mathcritique_data, shop, tmp_path
+  )
+  annotate([critiquing_request("Review this.")])
+  assert asked[0].prompt == Dialogue("llama3").ask("Review this.")
+  assert "assistant" in asked[0].prompt[-1]
+
+
+def critiquing_request(text):
+  from refine_jax.sampling.settings import Request
+
+  return Request("r", (text,))
+
+
+class Mending:
+  """Errs in every second problem at first, and then goes on rightly."""
+
+  def __init__(self, task, problems):
+    self.task = task
+    self.problems = {task.prompt(p): p for p in problems}
+    self.odd = {p.id for p in problems[::2]}
+
+  def __call__(self, requests):
+    return [[self._sample(r)] for r in requests]
+
+  def _sample(self, request):
+    question, *rest = request.prompt
+    problem = self.problems[question]
+    prefix = "".join(rest[rest.index("solve:") + 1 :])
+    whole = problem.gold
+    if request.id.endswith("talk0") and problem.id in self.odd:
+      rng = np.random.default_rng(0)
+      whole, _ = self.task.plant(problem, rng, "slip")
+    text = whole.removeprefix(prefix).removeprefix(" . ")
+    return records.Sample(request.id, text, (), (), (), "eos")
+
+
+def test_every_talk_that_is_kept_verifies(tmp_path, monkeypatch):
+  config = config_of()
+  config.make_self_talk_data.update(annotator="oracle", rows=(0, 8))
+  task, problems = problems_of(config, (0, 8))
+  actor = Mending(task, problems)
+  monkeypatch.setattr(
+    critiquing.Workshop, "actor", lambda shop, path, temperature: actor
+  )
+  (tmp_path / "talk").mkdir()
+  make_self_talk_data.main(config, tmp_path / "talk")
+  talks = read(make_self_talk_data.Talk, tmp_path / "talk" / "talks.jsonl")
+  kept = {t.id: t for t in talks if not t.drop}
+  assert len(kept) == 8
+  for problem in problems:
+    talk = kept[problem.id]
+    # The monologue's own answer is the gold's.
+    assert task.check(problem, talk.text)
+    assert task.answer(talk.text) == task.answer(problem.gold)
+    # An error that was found and mended, or a clean one, and so it says.
+    assert bool(talk.mended) == (problem.id in actor.odd) == any(talk.wrong)
+  manifest = critiquing.sealed(tmp_path / "talk")
+  assert (manifest["clean"], manifest["mended"]) == (4, 4)
+  assert "is complete" in make_self_talk_data.main(config, tmp_path / "talk")
+
+
+def test_iterations_are_the_configs():
+  assert config_of().loop.iterations == 1
+  config = launch.load_config(f"{FILE}:iterations=2")
+  assert show.lines(config, ["loop.iterations", "loop.start"]) == [
+    "2", "scratch",
+  ]  # fmt: skip
+  with pytest.raises(KeyError, match=r"loop\.iteration"):
+    show.lines(config, ["loop.iteration"])
+  made = subprocess.run(
+    [
+      sys.executable, "-m", "refine_jax.stages.show", f"--config={FILE}",
+      "--config.loop.iterations=7", "loop.iterations",
+    ],
+    capture_output=True,
+    text=True,
+    env={**os.environ, "PYTHONPATH": str(TOP)},
+  )  # fmt: skip
+  assert made.stdout == "7\n", made.stderr
+
+
+def test_all_arms_are_made_of_the_same_problems():
+  for file in ("arithmetic", "llama3"):
+    config = launch.load_config(str(FILE.with_stem(file)))
+    plain = launch.load_config(f"{FILE.with_stem(file)}:phase=plain")
+    rows = tuple(config.make_self_improve_data.rows)
+    assert tuple(config.make_self_talk_data.rows) == rows
+    section = plain.train_generator
+    assert (section.first, section.rows, section.examples) == (*rows, "")
+    assert plain.train_generator.train == config.train_generator.train
+
+
+def test_votes_reach_64_with_critiques_and_more_tokens_without():
+  arms = launch.load_config(str(FILE)).run_refine
+  assert {1, 2, 4, 8, 16, 32, 64} <= set(arms.ks)
+  assert arms.arms["parallel"].chains == 64
+  assert arms.arms["vote"].chains == max(arms.ks) == 256
