@@ -121,7 +121,7 @@ install() {
   everywhere "mkdir -p refine_jax && tar xzf $archive -C refine_jax && \
 (python3 -m venv venv || (sudo apt-get update -qq && \
 sudo apt-get install -y -qq python3-venv && python3 -m venv venv)) && \
-venv/bin/pip install -q -e 'refine_jax[tpu]'"
+venv/bin/pip install -q -e 'refine_jax[tpu,gcs]'"
 }
 
 # The stage on every worker; worker 0's log goes by here.

@@ -101,6 +101,8 @@ class Store(fsspec.AbstractFileSystem):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
   protocol_version = "HTTP/1.1"
+  wbufsize = 1 << 16  # head and body in one packet
+  disable_nagle_algorithm = True
 
   def log_message(self, *_):
     pass

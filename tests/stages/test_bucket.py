@@ -51,6 +51,7 @@ def metrics(folder):
   ]
 
 
+@pytest.mark.slow
 def test_a_pipeline_in_a_bucket(bucket, tmp_path, monkeypatch):
   (tmp_path / "here").mkdir()
   monkeypatch.chdir(tmp_path / "here")

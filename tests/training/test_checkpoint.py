@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fakes import FakeConfig, FakeFamily, fake_batch
 
-from refine_jax import sharding
+from refine_jax import files, sharding
 from refine_jax.training.checkpoint import (
   Checkpointer,
   Goal,
@@ -177,6 +177,27 @@ def test_the_best_survives_a_restart(run, state, tmp_path):
       checkpointer.save(at(state, step), None, {"accuracy": value})
   kept = {f.name for f in (workdir / "checkpoints").iterdir()}
   assert kept == {"2", "7", "8"}
+
+
+def test_in_a_bucket(state, bucket, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  workdir, goal = f"{bucket}/run", Goal("accuracy", "max")
+  root = files.path(workdir) / "checkpoints"
+  with Checkpointer(workdir, keep=1, goal=goal) as checkpointer:
+    for step, value in ((1, 0.1), (2, 0.7), (3, 0.5)):
+      checkpointer.save(at(state, step), None, {"accuracy": value})
+      checkpointer.wait()
+  assert {f.name for f in root.iterdir() if f.is_dir()} == {"2", "3"}
+  assert find(workdir) == f"{root}/2"
+  with Checkpointer(workdir, keep=1, goal=goal) as checkpointer:
+    restored, meta = checkpointer.restore(state)
+  assert meta["step"] == 3
+  assert_same(restored, at(state, 3))
+  assert_same(load_params(workdir, mesh=mesh(data=2)), state.params)
+  # What was not finished has no mark.
+  (root / "3" / "commit_success.txt").unlink()
+  assert find(workdir, "last") == f"{root}/2"
+  assert not list(tmp_path.iterdir())
 
 
 def test_nothing_to_restore(tmp_path, state):
