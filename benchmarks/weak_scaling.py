@@ -1,7 +1,7 @@
 """Weak scaling on paper: a train step on 8 to 256 chips, from its program.
 
     python benchmarks/weak_scaling.py --out=FILE.jsonl [--models=REGEX]
-        [--table]
+        [--slices=REGEX] [--table]
 
 Every device has the same rows, whatever their number. A row that is in the
 file is not made again. The efficiencies are bounds, not measurements: compute
@@ -99,6 +99,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--out", type=pathlib.Path, required=True)
   parser.add_argument("--models", default="")
+  parser.add_argument("--slices", default="")
   parser.add_argument("--table", action="store_true")
   asked = parser.parse_args()
   text = asked.out.read_text("utf-8") if asked.out.exists() else ""
@@ -108,7 +109,7 @@ def main() -> None:
     return
   have = {(row["model"], row["devices"]) for row in rows}
   for model in filter(re.compile(asked.models).search, MODELS):
-    for chips in SLICES:
+    for chips in filter(re.compile(asked.slices).search, SLICES):
       if (model, topologies.parse(f"v5e:{chips}").count) in have:
         continue
       row = measure(model, chips)

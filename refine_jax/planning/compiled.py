@@ -118,7 +118,7 @@ def measure(
 def _key(lowered: Any, topology: Topology, steps: float) -> str:
   """Names a program by its text, its compiler and its devices."""
   text = re.sub(r"loc\([^)]*\)", "", lowered.as_text())
-  about = (jax.__version__, _libtpu(), topology.name, steps)
+  about = (jax.__version__, _libtpu(), topology.name, steps, hlo.COUNTING)
   return hashlib.sha256(f"{about}{text}".encode()).hexdigest()[:32]
 
 

@@ -12,6 +12,9 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
+# Another number when something is counted in another way: figures that are
+# remembered (see `compiled.measure`) are then made again.
+COUNTING = 2
 _BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "token": 0}
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 # `%a#1` is the second element of a tuple (newer compilers).
@@ -184,7 +187,30 @@ class Module:
     if limit is None or limit.op != "constant":
       return None
     found = re.match(r"\d+", limit.rest)
-    return int(found[0]) if found else None
+    if not found:
+      return None
+    counter = _element(root.operands[0], lines)
+    return -(-int(found[0]) // self._step(_attribute(line, "body"), counter))
+
+  def _step(self, body: str, counter: int | None) -> int:
+    """What a loop's body adds to its counter: the partitioner lets products
+    that wait for their operands take two steps at a time."""
+    lines = {x.name: x for x in self._computations[body]}
+    root = next(x for x in lines.values() if x.root)
+    if counter is None or root.op != "tuple":
+      return 1
+    total, name = 0, root.operands[counter]
+    while name in lines and lines[name].op == "add":
+      values = [_constant(lines.get(x)) for x in lines[name].operands]
+      if values[0] is None:
+        values.reverse()
+        name = lines[name].operands[0]
+      else:
+        name = lines[name].operands[1]
+      if values[0] is None or values[1] is not None:
+        return 1
+      total += values[0]
+    return total if total and _element(name, lines) == counter else 1
 
   def _called(self, line: _Line, steps: float) -> tuple[Cost, bool]:
     names = re.findall(
@@ -263,6 +289,23 @@ def aliased(text: str) -> set[int]:
   return set(map(int, found))
 
 
+def _element(name: str, lines: Mapping[str, _Line]) -> int | None:
+  """Which of a tuple's elements a name is."""
+  if "#" in name:
+    return int(name.rpartition("#")[2])
+  line = lines.get(name)
+  if line is None or line.op != "get-tuple-element":
+    return None
+  return int(re.search(r"index=(\d+)", line.rest)[1])
+
+
+def _constant(line: _Line | None) -> int | None:
+  if line is None or line.op != "constant":
+    return None
+  found = re.match(r"-?\d+", line.rest)
+  return int(found[0]) if found else None
+
+
 def _attribute(line: _Line, name: str) -> str:
   return re.search(rf"{name}=%?([\w.\-]+)", line.rest)[1]
 
@@ -270,19 +313,32 @@ def _attribute(line: _Line, name: str) -> str:
 def _parse(text: str) -> tuple[dict[str, list[_Line]], str]:
   computations: dict[str, list[_Line]] = {}
   entry, lines = "", None
-  for row in text.splitlines():
+  for row in _rows(text):
     if lines is None:
       found = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{\s*$", row)
       if found:
         lines = computations[found[2]] = []
         entry = found[2] if found[1] else entry
-    elif row.startswith("}"):
+    elif row == "}":
       lines = None
     else:
       line = _line(row)
       if line is not None:
         lines.append(line)
   return computations, entry
+
+
+def _rows(text: str) -> Iterable[str]:
+  """Lines, those of one instruction as one: kernels' metadata has several."""
+  row = ""
+  for line in text.splitlines():
+    starts = not line or line.rstrip() == "}" or re.match(r"\s|%|ENTRY|H", line)
+    if starts:
+      yield row
+      row = line.rstrip() if line.startswith("}") else line
+    else:
+      row += " " + line
+  yield row
 
 
 def _line(row: str) -> _Line | None:

@@ -138,6 +138,57 @@ ENTRY %main (q: bf16[2,4,256,128], k: bf16[2,2,384,128]) -> bf16[2,4,256,128] {{
   assert found == products * 2 * (2 * 4 * 256) * 384 * 128
 
 
+LOOP = """HloModule m
+
+%body (p: (f32[8,8], u32[])) -> (f32[8,8], u32[]) {
+  %p = (f32[8,8]{1,0}, u32[]) parameter(0)
+  %x = f32[8,8]{1,0} get-tuple-element(%p), index=0
+  %i = u32[] get-tuple-element(%p), index=1
+  %one = u32[] constant(1)
+  %d = f32[8,8]{1,0} dot(%x, %x), lhs_contracting_dims={1}
+  %j = u32[] add(%i, %one)
+  %k = u32[] add(%one, %j)
+  ROOT %t = (f32[8,8]{1,0}, u32[]) tuple(%d, %NEXT)
+}
+
+%more (q: (f32[8,8], u32[])) -> pred[] {
+  %q = (f32[8,8]{1,0}, u32[]) parameter(0)
+  %n = u32[] get-tuple-element(%q), index=1
+  %limit = u32[] constant(7)
+  ROOT %c = pred[] compare(%n, %limit), direction=LT
+}
+
+ENTRY %main (a: (f32[8,8], u32[])) -> (f32[8,8], u32[]) {
+  %a = (f32[8,8]{1,0}, u32[]) parameter(0)
+  ROOT %w = (f32[8,8]{1,0}, u32[]) while(%a), condition=%more, body=%body
+}
+"""
+
+
+@pytest.mark.parametrize(("steps", "trips"), [("j", 7), ("k", 4)])
+def test_a_loop_may_take_several_steps_at_a_time(steps, trips):
+  """As products do whose operands arrive piece by piece."""
+  text = LOOP.replace("NEXT", steps)
+  assert hlo.Module(text, 1).cost().flops == trips * 2 * 8 * 8 * 8
+
+
+def test_an_instruction_of_several_lines():
+  """A kernel's metadata; what follows belongs to the same computation."""
+  text = """HloModule m
+
+ENTRY %main (q: bf16[2,256,128]) -> f32[8,8] {
+  %q = bf16[2,256,128]{2,1,0} parameter(0)
+  %o = bf16[2,256,128]{2,1,0} custom-call(%q, %q), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512}"
+}}, metadata={op_name="jit(f)/splash_mha_fwd/pallas_call"}
+  %x = f32[8,8]{1,0} constant({...})
+  ROOT %d = f32[8,8]{1,0} dot(%x, %x), lhs_contracting_dims={1}
+}
+"""  # noqa: E501
+  kernel = 2 * 2 * (2 * 256) * 256 * 128
+  assert hlo.Module(text, 1).cost().flops == kernel + 2 * 8 * 8 * 8
+
+
 def test_what_is_known_is_not_compiled_again(mesh, tmp_path, monkeypatch):
   x = shaped(mesh, (ROWS, WIDTH), "fsdp")
   with jax.set_mesh(mesh):
