@@ -55,6 +55,7 @@ def small_reft(
   batching: str = "pad",
   buckets: int = 1,
   rate: float = 0.0,
+  slots: int = 64,
   samples: int = 16,
   reranker: tuple[float, int] = (1e-3, 2000),
   reranker_balance: float = 0.0,
@@ -69,6 +70,8 @@ def small_reft(
     rates: learning rates by arm: warm_start, sft, offline, reft, online_st.
     rate: instead of them, for a grid.
     arm: which one `train_generator` trains.
+    slots: of the engine. A round has 64 rollouts: few slots are refilled, many
+      wait for the longest.
     samples: completions per problem, of training and of test problems.
     reranker: its rate and updates.
   """
@@ -82,6 +85,7 @@ def small_reft(
   steps = warm if arm == "warm_start" else warm + 2 * rounds
   # Constant rates end with an entropy near 0 and then fall.
   on_policy_run = {
+    "log_every": 1,
     "eval_every": every,
     "save_every": every,
     "schedule": "linear",
@@ -102,7 +106,7 @@ def small_reft(
     task=task,
     tokenizer=tokenizer,
     model=model,
-    engine=blocks.engine(slots=64, prompt_buckets=prompt_buckets),
+    engine=blocks.engine(slots=slots, prompt_buckets=prompt_buckets),
     data=data,
     completion=blocks.sampling(max_tokens=max_target),
     supervised=small_train(

@@ -131,6 +131,7 @@ def roll_out(
   template: Template,
   sampling: Sampling,
   name: str,
+  expected: Sequence[int] | None = None,
   share: tuple[int, int] = (0, 1),
   gather: Callable[[Any], list[Any]] = lambda mine: [mine],
 ) -> tuple[list[Rollout], Spent]:
@@ -143,6 +144,9 @@ def roll_out(
     sampling: temperature and budget; nothing may be cut from the distribution.
     name: of the round. Its randomness follows from it and from the place of a
       problem in the round, so no two rounds have the same noise.
+    expected: about how long each completion will be, in any unit: the longest
+      begin first, so that few slots wait for the last ones. It changes no
+      completion. None for the order they come in.
     share: (index, count): every process samples all and judges its share.
     gather: gives what all processes have, for what this one has; JSON.
 
@@ -159,7 +163,11 @@ def roll_out(
   samples = {}
   index, count = share
   mine = {r.id for r in requests[index::count]}
-  for request, sample in engine.stream(params, requests, sampling):
+  order = requests
+  if expected is not None:
+    pairs = zip(expected, requests, strict=True)
+    order = [r for _, r in sorted(pairs, key=lambda pair: -pair[0])]
+  for request, sample in engine.stream(params, order, sampling):
     samples[request.id] = sample
     if request.id in mine:
       checker.add(request.id, owners[request.id], sample.text)

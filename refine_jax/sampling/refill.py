@@ -50,7 +50,8 @@ class Pools:
       in pieces.
     chunk: steps between two looks of the host.
     cache_dtype: of keys and values; None for the model's.
-    longest_first: whether requests of larger budgets begin first.
+    longest_first: whether requests of larger budgets begin first, and of
+      equal ones those of longer prompts.
     page: a step does not read pages of so many positions that no slot has
       come to; None to read all. At most `PAGES` per row: with more room they
       are larger.
@@ -210,8 +211,11 @@ class _Run:
   def _next_length(self) -> int:
     if not self._pools.longest_first:
       return next(iter(self._jobs))
-    budget = {n: q[0].sampling.max_tokens for n, q in self._jobs.items()}
-    return max(budget, key=budget.__getitem__)
+    # Of equal budgets long prompts: their completions tend to be longer.
+    return max(self._jobs, key=lambda n: (self._budget(n), n))
+
+  def _budget(self, length: int) -> int:
+    return self._jobs[length][0].sampling.max_tokens
 
   def _read_jobs(self, jobs: list[Job]) -> None:
     asked = []

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from refine_jax import records
 from refine_jax.batch import Params
 from refine_jax.methods import rollout
+from refine_jax.sampling.statistics import Statistics
 from refine_jax.stages import adapters, build, distributed, supervised
 from refine_jax.stages.reading import BadConfig
 from refine_jax.tasks import programs, reft_rows
@@ -122,21 +123,26 @@ class Rounds:
     seed = self._config.seed
     chosen = rollout.places(number, self._size, len(self._problems), seed)
     refused = refusals(self._task)
+    before = dataclasses.replace(self.engine.statistics)
+    problems = [self._problems[i] for i in np.repeat(chosen, self._samples)]
     rollouts, spent = rollout.roll_out(
       self.engine,
       params,
-      [self._problems[i] for i in np.repeat(chosen, self._samples)],
+      problems,
       task=self._task,
       checker=self._checker,
       template=self._template,
       sampling=self._sampling,
       name=str(number),
+      # Golds say when to begin, and nothing else.
+      expected=[len(self._task.target(p)) for p in problems],
       share=(jax.process_index(), jax.process_count()),
       gather=distributed.gathered,
     )
     refused = distributed.gathered(refusals(self._task) - refused)
     return rollouts, {
       **rollout.figures(rollouts),
+      **unused(before, self.engine.statistics),
       "programs_refused": sum(refused),
       "seconds/generate": spent.generate,
       "seconds/check": spent.check,
@@ -145,6 +151,25 @@ class Rounds:
 
   def close(self) -> None:
     self._checker.close()
+
+
+def unused(before: Statistics, after: Statistics) -> dict[str, float]:
+  """Shares of the positions worked on between two counts that are no token's.
+
+  Returns:
+    slots_idle, of those decoded; prompt_padding, of those prefilled; and
+    positions_unused, of both together.
+  """
+  names = ("slot_steps", "used_slot_steps", "prompt_tokens", "prompt_padding")
+  decoded, used, read, padding = (
+    getattr(after, name) - getattr(before, name) for name in names
+  )
+  idle, prefilled = decoded - used, read + padding
+  return {
+    "slots_idle": idle / max(decoded, 1),
+    "prompt_padding": padding / max(prefilled, 1),
+    "positions_unused": (idle + padding) / max(decoded + prefilled, 1),
+  }
 
 
 def refusals(task: Task) -> int:

@@ -41,7 +41,7 @@ class Asleep(scripted.Echo):
     return super().rewards(problems, completions)
 
 
-def roll(problems, engine, task, rows=16):
+def roll(problems, engine, task, rows=16, expected=None):
   checker = rollout.Checker(task, rows)
   made = rollout.roll_out(
     engine,
@@ -52,6 +52,7 @@ def roll(problems, engine, task, rows=16):
     template=Template(),
     sampling=SETTINGS,
     name="r",
+    expected=expected,
   )
   checker.close()
   return made
@@ -67,6 +68,20 @@ def test_every_problem_has_its_own_answer_judged():
   assert [r.correct for r in rollouts] == [i != 7 for i in range(41)]
   assert [r.reward for r in rollouts] == [float(i != 7) for i in range(41)]
   assert bytes(rollouts[5].prompt) == b"say it 5"
+
+
+def test_what_is_expected_to_be_long_begins_first():
+  class Told(Slow):
+    def stream(self, params, requests, sampling):
+      self.order = [r.id for r in requests]
+      return super().stream(params, requests, sampling)
+
+  engine, problems = Told(), scripted.problems(4)
+  rollouts, _ = roll(problems, engine, Asleep(), expected=[2, 9, 2, 5])
+  assert engine.order == ["r/1/p1", "r/3/p3", "r/0/p0", "r/2/p2"]
+  # Whatever the order, answers stay with their problems.
+  assert [r.sample.text for r in rollouts] == ["0", "1", "2", "3"]
+  assert [r.problem.id for r in rollouts] == ["p0", "p1", "p2", "p3"]
 
 
 def test_checking_overlaps_generation():
