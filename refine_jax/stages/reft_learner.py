@@ -130,6 +130,9 @@ class PPOLearner:
       optimizer,
       micro_batches=settings.micro_batches,
     )
+    self._first = settings.micro_batches == 1 and make_train_step(
+      ppo.first_loss(family, values, ppo_settings), optimizer
+    )
 
   @property
   def updates(self) -> int:
@@ -145,13 +148,20 @@ class PPOLearner:
     """Scores a round and updates on it."""
     begun = time.perf_counter()
     judged = self._place(rollouts)
-    made, figures = self._scored(judged)
-    figures = {k: float(v) for k, v in jax.device_get(figures).items()}
-    scored = time.perf_counter()
+    reference_BT = jax.block_until_ready(self._referred(judged))
+    losses = []
+    # Round 0 is scored apart from what learns from it, and compared.
+    if number and self._first and len(rollouts) == self._settings.minibatch:
+      scored = time.perf_counter()
+      made, figures, metrics = self._first_pass(judged, reference_BT)
+      losses = [metrics]
+    else:
+      made, figures = self._scored(judged, reference_BT)
+      scored = time.perf_counter()
     if number == 0:
       self._check_scores(figures)
     self._check_floor(figures["kl"])
-    figures |= self._passes(number, made, len(rollouts))
+    figures |= self._passes(number, made, len(rollouts), losses)
     figures["kl_coefficient"] = self._coefficient
     self._coefficient = kl.adapted(
       self._coefficient,
@@ -175,23 +185,41 @@ class PPOLearner:
     )
     return build.place_whole(judged, self._mesh)
 
-  def _scored(self, judged: ppo.Judged):
+  def _referred(self, judged: ppo.Judged) -> jax.Array | None:
+    """The reference's log-probabilities, if there is one."""
+    if self._reference is None:
+      return None
+    other = {**self._state.params, "policy": self._reference.on_device()}
+    with on_mesh(other):
+      return self._look(other, judged.batch)["logp_BT"]
+
+  def _scored(self, judged: ppo.Judged, reference_BT: jax.Array | None):
+    """What passes learn from, and figures."""
     params = self._state.params
     with on_mesh(params):
       seen = self._look(params, judged.batch)
       if self._appraise:
         seen |= self._appraise(params, judged.batch)
-      reference_BT = None
-      if self._reference is not None:
-        other = {**params, "policy": self._reference.on_device()}
-        reference_BT = self._look(other, judged.batch)["logp_BT"]
-      return self._experience(
+      made, figures = self._experience(
         judged, seen, reference_BT, np.float32(self._coefficient)
       )
+    return made, _floats(figures)
 
-  def _passes(self, number: int, made, rows: int) -> dict[str, float]:
-    size, rounds = self._settings.minibatch, []
-    for index in range(self._settings.passes):
+  def _first_pass(self, judged: ppo.Judged, reference_BT: jax.Array | None):
+    """As `_scored`, having learned from the whole round once; its metrics."""
+    coefficient = np.float32(self._coefficient)
+    fresh = ppo.Fresh(judged, reference_BT, coefficient)
+    self._state, metrics = self._first(self._state, fresh, self._rng)
+    made = metrics.pop("made")
+    figures = _floats(metrics.pop("figures"))
+    return made, figures, jax.device_get(metrics)
+
+  def _passes(
+    self, number: int, made, rows: int, rounds: list
+  ) -> dict[str, float]:
+    """The passes that are left after `rounds`, the metrics of the first."""
+    size, done = self._settings.minibatch, len(rounds)
+    for index in range(done, self._settings.passes):
       rng = np.random.default_rng([self._settings.seed, number, index])
       order = rng.permutation(rows)
       losses = []
@@ -205,6 +233,7 @@ class PPOLearner:
       if number == 0 and index == 0:
         self._check_ratio(float(losses[0]["ratio_gap"].total))
       rounds += losses
+      done += 1
       moved = means(losses)["old_kl"]
       if self._settings.kl_stop and moved > self._settings.kl_stop:
         break
@@ -212,7 +241,7 @@ class PPOLearner:
       metrics.pop("counts")
     figures = means(rounds)
     figures["ratio_gap_first"] = float(rounds[0]["ratio_gap"].total)
-    figures["passes"] = float(index + 1)
+    figures["passes"] = float(done)
     return figures
 
   def _part(self, made, rows: np.ndarray):
@@ -262,6 +291,9 @@ class PPOLearner:
   def unpack(self, state: TrainState) -> None:
     beside = state.opt_state
     params = {"policy": state.params, "value": beside["value"]}
+    if self._settings.reference_memory == "host":
+      # The generator's own arrays, which whoever made the learner still has.
+      jax.tree.map(lambda x: x.delete(), self.policy)
     self._state = TrainState(state.step, params, beside["optimizer"])
 
   def memory(self) -> dict[str, Any]:
@@ -290,6 +322,10 @@ def _apart(
   with reading("train_reft.ppo.reference_memory"):
     waiting = offload.Waiting(params, memory)
   return waiting, params if memory == "host" else on_policy.copy(params)
+
+
+def _floats(figures: Mapping[str, jax.Array]) -> dict[str, float]:
+  return {k: float(v) for k, v in jax.device_get(figures).items()}
 
 
 class _HeadModule:
