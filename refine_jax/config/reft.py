@@ -69,6 +69,7 @@ def on_policy(
   samples: int = 1,
   max_prompt: int = 0,
   buckets: int = 4,
+  slots: int = 0,
   check_rows: int = 16,
 ) -> ConfigDict:
   """How rollouts are made: from the policy itself, nothing cut (its code).
@@ -79,6 +80,8 @@ def on_policy(
     max_prompt: problems with longer prompts are left out, never cut; 0 for
       `data.max_prompt`.
     buckets: lengths that batches are made in.
+    slots: instead of the engine's; 0 for its own. With as many slots as
+      rollouts most wait for the longest.
     check_rows: completions judged by one call while others are sampled.
   """
   return ConfigDict(dict(locals()))
@@ -241,7 +244,7 @@ def smoke_reft(experiment: ConfigDict) -> ConfigDict:
     section.rows = 32
     section.train.update(steps=3, batch_size=8, **few)
     section.train.optimizer.warmup_steps = 0
-    section.rollout.samples = 1
+    section.rollout.update(samples=1, slots=0)
     if not section.model.init_from.endswith("warm_start"):
       section.model = blocks.checkpoint("../warm_start")
   experiment.train_reft.ppo.minibatch = 0

@@ -55,7 +55,7 @@ def small_reft(
   batching: str = "pad",
   buckets: int = 1,
   rate: float = 0.0,
-  slots: int = 64,
+  rollout_slots: int = 0,
   samples: int = 16,
   reranker: tuple[float, int] = (1e-3, 2000),
   reranker_balance: float = 0.0,
@@ -70,8 +70,7 @@ def small_reft(
     rates: learning rates by arm: warm_start, sft, offline, reft, online_st.
     rate: instead of them, for a grid.
     arm: which one `train_generator` trains.
-    slots: of the engine. A round has 64 rollouts: few slots are refilled, many
-      wait for the longest.
+    rollout_slots: see `on_policy`; a round has 64 rollouts.
     samples: completions per problem, of training and of test problems.
     reranker: its rate and updates.
   """
@@ -106,7 +105,7 @@ def small_reft(
     task=task,
     tokenizer=tokenizer,
     model=model,
-    engine=blocks.engine(slots=slots, prompt_buckets=prompt_buckets),
+    engine=blocks.engine(slots=64, prompt_buckets=prompt_buckets),
     data=data,
     completion=blocks.sampling(max_tokens=max_target),
     supervised=small_train(
@@ -118,11 +117,11 @@ def small_reft(
         own("reft"), rounds, reduction="sequence", **on_policy_run
       ),
       ppo=ppo(**ppo_settings),
-      rollout=on_policy(buckets=buckets),
+      rollout=on_policy(buckets=buckets, slots=rollout_slots),
     ),
     train_online_st=train_online_st(
       train=small_train(own("online_st"), rounds, **on_policy_run),
-      rollout=on_policy(buckets=buckets),
+      rollout=on_policy(buckets=buckets, slots=rollout_slots),
     ),
     run_sample=run_sample(n=samples, sampling=sampled),
     train_reranker=train_reranker(

@@ -86,7 +86,9 @@ class Rounds:
         f" rollout.samples={self._samples}"
       )
     tokens = config.completion.max_tokens
-    self.engine = build.engine(model, config.engine, tokens)
+    engine = config.engine.copy_and_resolve_references()
+    engine.slots = settings.rollout.slots or engine.slots
+    self.engine = build.engine(model, engine, tokens)
     self.shape = rollout.Shape(
       settings.rollout.max_prompt or config.data.max_prompt,
       tokens,
