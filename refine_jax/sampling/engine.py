@@ -95,7 +95,8 @@ class Engine:
     mode: "refill", or "static" for batches that last as long as their
       slowest row.
     longest_first: in "refill", requests with larger `max_tokens` begin first,
-      so that few slots wait for the last ones; else in order of arrival.
+      and of equal ones those of longer prompts, so that few slots wait for the
+      last ones; else in order of arrival.
     cache_dtype: of keys and values in "refill", such as "int8"; None for the
       model's.
     bos, eos: whether prompts begin with BOS and end with EOS; by default what
