@@ -1,6 +1,8 @@
-"""Percentile bootstrap intervals (Efron 1979), alone and paired."""
+"""Percentile bootstrap intervals (Efron 1979), alone and paired, and Wilson's
+(1927) for a share of which only the counts are known."""
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -45,6 +47,21 @@ def bootstrap(
   tail = 100 * (1 - level) / 2
   low, high = np.percentile(means, [tail, 100 - tail])
   return Interval(float(values.mean()), float(low), float(high))
+
+
+def wilson(hits: float, count: float, z: float = 1.959964) -> Interval:
+  """The score interval of the share `hits / count`, in [0, 1].
+
+  Raises:
+    ValueError: no cases, or more hits than cases.
+  """
+  if not 0 <= hits <= count or not count:
+    raise ValueError(f"{hits} of {count}")
+  share, square = hits / count, z * z / count
+  centre = (share + square / 2) / (1 + square)
+  half = z * math.sqrt(share * (1 - share) / count + square / count / 4)
+  half /= 1 + square
+  return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
 
 
 def paired(

@@ -258,7 +258,8 @@ def run_critique(
   Args:
     ks: sizes of votes; those beyond an arm's chains are left out.
     sessions: rows of actor and critic stay from turn to turn, see
-      `stages.critique_arms`; the answers are the same without.
+      `stages.waves`; the answers are the same without. Both caches, of as many
+      rows as the engines have slots, then lie in memory together.
   """
   return ConfigDict(
     {

@@ -16,18 +16,6 @@ from refine_jax.methods import difficulty
 CRITIC = (
   "disc", "disc_c", "disc_i", "first_error", "parsed", "helpfulness", "relev",
 )  # fmt: skip
-# What trained actors are called in the table of all arms, in this order.
-SYSTEMS = {
-  "actor0": "first actor",
-  "plain": "plain: gold solutions alone",
-  "vanilla": "vanilla self-improvement",
-  "matched": "vanilla with the loop's compute",
-  "critic": "critique in the loop",
-  "talk": "self-talk",
-  "trajectory": "self-correction over whole solutions",
-  "actor0+critic": "first actor with its critic",
-  "critic+critic": "critique in the loop, with the critic",
-}
 # The arm that only votes.
 PLAIN = "vote"
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -114,6 +102,38 @@ def critics(found: Rows) -> list[str]:
       cells.append(f"{mean(known):.3f}" if known else "")
     lines.append([name, *cells])
   return table(("arm", *CRITIC, "ECE", "Brier"), lines)
+
+
+# Of which responses a held-out critic's figure is a share.
+HELD_OUT = {
+  "disc": "cases",
+  "disc_c": "right",
+  "disc_i": "flawed",
+  "first_error": "flawed",
+  "parsed": "cases",
+  "exact": "cases",
+}
+
+
+def held_out(rows: Sequence[Mapping[str, float]]) -> list[str]:
+  """Critics on critiques that were held out of their training, all seeds."""
+  sized = [
+    {**r, "right": r["cases"] - r["flawed"]} for r in rows if "flawed" in r
+  ]
+  if not sized:
+    return []
+  cells = []
+  for name, size in HELD_OUT.items():
+    known = [r for r in sized if name in r and r[size]]
+    hits = sum(r[name] / 100 * r[size] for r in known)
+    count = sum(r[size] for r in known)
+    found = intervals.wilson(min(hits, count), count) if known else None
+    cells.append(str(found.scaled(100)) if found else "")
+  seeds, cases = len(sized), sum(r["cases"] for r in sized)
+  return table(
+    ("held-out critiques", *HELD_OUT),
+    [[f"{cases:.0f}, {seeds} seeds", *cells]],
+  )
 
 
 def curve(rows, rule: str) -> list[tuple[float, float, float]]:
@@ -225,52 +245,3 @@ def bins(
     known = [factor * c for c in row if c is not None]
     found.append(mean(known) if known else float("nan"))
   return found
-
-
-def systems(found: Rows, loops: Mapping[str, Sequence]) -> list[str]:
-  """All trained arms in one table, each against vanilla on the same problems.
-
-  Args:
-    found: name -> per seed `greedy`, `vote`, `pass` (values per problem, in
-      percent), and of its training `rows`, `updates`, `rate`.
-    loops: as in `tails`, for the last iteration's hardest bin.
-  """
-  head = (
-    "arm", "greedy", "vote", "pass", "greedy against vanilla",
-    "hardest bin covered", "rows", "updates", "learning rate",
-  )  # fmt: skip
-  lines = []
-  for name, label in SYSTEMS.items():
-    rows = found.get(name)
-    if not rows:
-      continue
-    covered = [bins(r[-1:], "coverage")[0] for r in loops.get(name, ())]
-    lines.append(
-      [
-        label,
-        *(
-          pooled([r[key] for r in rows if key in r])
-          if any(key in r for r in rows)
-          else ""
-          for key in ("greedy", "vote", "pass")
-        ),
-        _against(rows, found.get("vanilla", ())) if name != "vanilla" else "",
-        f"{mean(covered):.0f}" if covered else "",
-        *(
-          ", ".join(dict.fromkeys(f"{r[key]:g}" for r in rows if key in r))
-          for key in ("rows", "updates", "rate")
-        ),
-      ]
-    )
-  return table(head, lines)
-
-
-def _against(ours, theirs) -> str:
-  """Paired differences of seeds that have both."""
-  other = {r["seed"]: r["greedy"] for r in theirs}
-  pairs = [
-    np.asarray(r["greedy"]) - np.asarray(other[r["seed"]])
-    for r in ours
-    if len(other.get(r["seed"], ())) == len(r["greedy"])
-  ]
-  return pooled(pairs) if pairs else ""

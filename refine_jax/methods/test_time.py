@@ -57,11 +57,12 @@ class Plan:
 
 
 def conversations(request: Request) -> list[str]:
-  """Whose turns a request's samples are: the chains that `run` asks for."""
+  """Whose turns a request's samples are: those of the chains that `run` asks
+  for, of an actor (`/t`) or of a critic (`/c`), who may be one model."""
   name, _, turn = request.id.rpartition("/")
   if turn != FIRST:
-    return [name]
-  return [f"{name}{SEPARATOR}{k}" for k in range(request.n)]
+    return [f"{name}/{turn[0]}"]
+  return [f"{name}{SEPARATOR}{k}/t" for k in range(request.n)]
 
 
 def run(

@@ -208,7 +208,8 @@ def validation(
   sampling: Sampling,
 ) -> supervised.Validate:
   """Step critics on held-out responses: `disc`, `disc_c`, `disc_i`,
-  `first_error`, `parsed` and `exact`, in percent.
+  `first_error`, `parsed` and `exact`, in percent; and how many of them there
+  are, `cases`, and which have a first error, `flawed`.
 
   What is true is what the held-out critiques say.
   """
@@ -237,6 +238,11 @@ def validation(
         )
       )
     figures = critic_metrics.discriminability(cases)
-    return {**figures, "exact": 100 * float(np.mean(exact))}
+    return {
+      **figures,
+      "exact": 100 * float(np.mean(exact)),
+      "cases": float(len(cases)),
+      "flawed": float(sum(c.first_error is not None for c in cases)),
+    }
 
   return validate

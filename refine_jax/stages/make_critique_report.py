@@ -13,8 +13,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from refine_jax import records
-from refine_jax.methods import critique_plots, critique_tables, selection
+from refine_jax.methods import (
+  critique_plots,
+  critique_systems,
+  critique_tables,
+  selection,
+)
 from refine_jax.stages import distributed, launch
+from refine_jax.training import checkpoint
 
 SECTIONS = ("task", "run_refine")
 LOOPS = ("critic", "vanilla", "matched")
@@ -37,15 +43,19 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   order = list(config.run_refine.order)
   arms = {name: _arm(runs, "refine", name) for name in order}
   loops = {name: found for name in LOOPS if (found := _loop(runs, name))}
-  systems = {name: _system(runs, name) for name in critique_tables.SYSTEMS}
+  systems = {name: _system(runs, name) for name in critique_systems.SYSTEMS}
   data = [_json(run / "critic_data/manifest.json") for run in runs]
   parts = {
     "Critiques": _data(runs, data),
     "Test time": critique_tables.arms(arms),
+    "Critics, held out of training": critique_tables.held_out(
+      [found for run in runs if (found := _validated(run / "critic"))]
+    ),
     "Critics": critique_tables.critics(arms),
     "Votes at equal tokens": critique_tables.votes(arms),
     "Self-improvement (bins: hardest first)": critique_tables.tails(loops),
-    "All arms": critique_tables.systems(systems, loops),
+    "Hardest bin: problems solved, in points": critique_systems.hardest(loops),
+    "All arms": critique_systems.systems(systems, loops),
   }
   text = "\n\n".join(
     "\n".join([f"## {head}", "", *lines]) for head, lines in parts.items()
@@ -83,8 +93,15 @@ def _loop(runs, name) -> list[list[dict[str, Any]]]:
   for run in runs:
     folders = [run / f"{folder}_data" for folder in _iterations(run, name)]
     if made := [m for f in folders if (m := _json(f / "manifest.json"))]:
-      found.append(made)
+      found.append([{**m, "seed": run.name} for m in made])
   return found
+
+
+def _validated(folder: pathlib.Path) -> dict[str, float] | None:
+  """The validation figures of a run's best checkpoint."""
+  if not (folder / "checkpoints").exists():
+    return None
+  return checkpoint.read_meta(folder)["metrics"]
 
 
 def _iterations(run: pathlib.Path, name: str) -> list[str]:
@@ -145,7 +162,7 @@ def _training(folder: pathlib.Path) -> dict[str, float]:
     with open(path, "rb") as lines:
       made["rows"] = sum(1 for _ in lines)
   elif settings["rows"]:
-    made["rows"] = settings["rows"]
+    made["rows"] = settings["rows"] - settings.get("first", 0)
   return made
 
 

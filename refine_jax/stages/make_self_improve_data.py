@@ -260,6 +260,7 @@ def _assemble(explorer: Explorer) -> dict[str, Any]:
       "refined": sum(x.refined for x in kept),
       "current": len(current),
       "examples": len(union),
+      "hardest": _hardest(every, bin_of),
       **_figures(kept, every, bin_of, s.bins),
     },
     OUTPUTS,
@@ -307,6 +308,12 @@ def _figures(kept, every, bin_of, bins) -> dict[str, Any]:
       **{f"all_{k}": v for k, v in difficulty.diversity(by_problem).items()},
     }
   return json.loads(json.dumps(found).replace("NaN", "null"))
+
+
+def _hardest(every, bin_of) -> dict[str, int]:
+  """Whether each problem of the hardest bin was solved, for paired figures."""
+  solved = {one.problem for one in every}
+  return {p: int(p in solved) for p, b in bin_of.items() if b == 0}
 
 
 def _reasoning(explorer: Explorer) -> list[records.Example]:

@@ -44,13 +44,16 @@ class Waves:
     who = [(path, False) for path in dict.fromkeys(self.actors)]
     if arm.critic == "model" and (plan.rounds or plan.weigh):
       who.append((settings.critic, True))
-    self._engines = [
-      (critic, bench.engine(path, critic=critic)) for path, critic in who
-    ]
+    engines = [bench.engine(path, critic=critic) for path, critic in who]
+    # A model that criticises itself has one engine, named after the actor.
+    self._engines = {
+      id(engine): (critic, engine)
+      for (_, critic), engine in zip(who[::-1], engines[::-1], strict=True)
+    }
     self._sessions, self._wave, self.names = [], 0, None
     if settings.sessions and plan.rounds and jax.process_count() == 1:
       kept = [bench.session(path, critic=critic) for path, critic in who]
-      rows = min(session.capacity for session in kept)
+      rows = min(s.capacity // kept.count(s) for s in kept)
       if rows >= plan.chains:
         self._sessions, self._wave = kept, rows // plan.chains
         self.names = test_time.conversations
@@ -72,7 +75,7 @@ class Waves:
 
   def _counts(self) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
-    for critic, engine in self._engines:
+    for critic, engine in reversed(self._engines.values()):
       counts = found.setdefault("critic" if critic else "actor", {})
       for name, field in PREFILL.items():
         seen = getattr(engine.statistics, field)

@@ -43,3 +43,14 @@ def test_refuses_what_it_cannot_pair():
     intervals.paired(np.zeros(3), np.zeros(4))
   with pytest.raises(ValueError, match="at least one"):
     intervals.bootstrap(np.zeros(0))
+
+
+def test_wilson_is_a_score_interval():
+  """Its bounds are the shares from which the observed one is z errors away."""
+  for hits, count in ((0, 7), (3, 9), (16, 20), (5, 5)):
+    found = intervals.wilson(hits, count)
+    for bound in (found.low, found.high):
+      error = np.sqrt(bound * (1 - bound) / count)
+      assert abs(found.mean - bound) == pytest.approx(1.959964 * error)
+  with pytest.raises(ValueError, match="3 of 2"):
+    intervals.wilson(3, 2)

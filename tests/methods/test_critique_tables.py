@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
-from refine_jax.methods import critique_plots, critique_tables
+from refine_jax.methods import (
+  critique_plots,
+  critique_systems,
+  critique_tables,
+)
 
 
 def share(mean):
@@ -68,6 +72,23 @@ def test_critics_have_intervals():
   assert not any(line.startswith("| vote") for line in lines)
 
 
+def test_critics_that_were_held_out():
+  rows = [
+    {"disc": 90.0, "disc_i": 80.0, "first_error": 50.0, "cases": 10.0,
+     "flawed": 5.0},
+    {"disc": 70.0, "disc_c": 40.0, "disc_i": 100.0, "cases": 10.0,
+     "flawed": 5.0},
+    {"disc": 1.0},  # of an older run, that did not count
+  ]  # fmt: skip
+  lines = critique_tables.held_out(rows)
+  row = cells(lines, "20, 2 seeds")
+  # 16 of 20, 2 of 5, 9 of 10 and 2.5 of 5, by Wilson's formula.
+  assert row[1] == "80.0 [58.4, 91.9]"
+  assert row[2] == "40.0 [11.8, 76.9]"
+  assert row[3].startswith("90.0 [59.6") and row[4].startswith("50.0 [")
+  assert critique_tables.held_out([]) == []
+
+
 def test_votes_are_read_at_equal_tokens():
   found = {
     "vote": [arm([0], [0], chains=8, ks=(1, 2, 4, 8))],
@@ -129,7 +150,7 @@ def test_all_arms_stand_in_one_table():
     "talk": [system("c", [100, 100])],
     "plain": [],
   }
-  lines = critique_tables.systems(found, LOOPS)
+  lines = critique_systems.systems(found, LOOPS)
   row = cells(lines, "critique in the loop")
   assert row[1].startswith("75.0 [") and row[4].startswith("50.0 [")
   assert row[5:] == ["50", "7, 9", "5", "0.003"]
@@ -137,6 +158,26 @@ def test_all_arms_stand_in_one_table():
   # Of another seed: there is nothing to pair it with.
   assert cells(lines, "self-talk")[4] == ""
   assert not any("gold solutions alone" in line for line in lines)
+
+
+def test_the_hardest_bin_is_compared_problem_by_problem():
+  def run(seed, *solved):
+    return [
+      {"seed": seed, "hardest": {f"p{i}": v for i, v in enumerate(values)}}
+      for values in solved
+    ]
+
+  loops = {
+    "critic": [run("a", [1, 1], [1, 1]), run("b", [0, 1], [1, 1])],
+    "vanilla": [run("b", [0, 0], [0, 0]), run("a", [1, 0], [1, 0])],
+    "matched": [run("a", [1, 1])],
+  }
+  lines = critique_systems.hardest(loops)
+  assert "critic minus vanilla | critic minus matched" in lines[0]
+  first, second = cells(lines, "1"), cells(lines, "2")
+  assert first[1].startswith("50.0 [") and first[2] == "0.0 [0.0, 0.0]"
+  assert second[1].startswith("75.0 [") and second[2] == ""
+  assert critique_systems.hardest({"vanilla": loops["vanilla"]}) == []
 
 
 def test_plots_of_what_there_is():
@@ -158,7 +199,7 @@ def test_pooling_nothing_says_nothing():
   assert critique_tables.pooled([[1.0, 1.0]]) == "1.0 [1.0, 1.0]"
 
 
-@pytest.mark.parametrize("key", critique_tables.SYSTEMS)
+@pytest.mark.parametrize("key", critique_systems.SYSTEMS)
 def test_every_arm_of_the_script_has_a_name(key):
   assert key.split("+")[0] in (
     "actor0", "plain", "vanilla", "matched", "critic", "talk", "trajectory",

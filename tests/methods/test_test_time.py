@@ -10,6 +10,7 @@ from refine_jax.methods import test_time
 from refine_jax.methods.refine import Template
 from refine_jax.methods.test_time import Plan
 from refine_jax.records import Feedback
+from refine_jax.sampling.settings import Request
 
 TEMPLATE = Template(" A ", " F ")
 
@@ -153,6 +154,32 @@ def test_problems_keep_their_order_and_names():
   assert [t.id for t in done] == [
     f"p{p}#{k}" for p in range(3) for k in range(2)
   ]
+
+
+def test_conversations_are_those_of_the_chains():
+  asked = []
+
+  def noted(answer):
+    def propose(requests):
+      asked.extend(n for r in requests for n in test_time.conversations(r))
+      return scripted.Scripted(answer)(requests)
+
+    return propose
+
+  test_time.run(
+    scripted.problems(2),
+    {"p0": "q", "p1": "q"},
+    plan=Plan(chains=2, rounds=2),
+    propose=noted(lambda r, i: "1"),
+    revise=noted(lambda r, i: "2"),
+    critic=lambda ts: [Feedback("f", False) for _ in ts],
+    template=TEMPLATE,
+    check=None,
+  )
+  chains = [f"p{p}#{k}/t" for p in range(2) for k in range(2)]
+  assert asked == 3 * chains
+  critic = test_time.conversations(Request("p0#1/c2", "x"))
+  assert critic == ["p0#1/c"]
 
 
 def test_unknown_gates():

@@ -1,19 +1,26 @@
 """MathCritique's binaries on the embedded task, smoke sizes: what they write,
 what a rerun adds, and what is left after a kill."""
 
+import contextlib
 import json
 import os
 import pathlib
 import shutil
+import signal
+import subprocess
+import sys
 
 import jax
+import numpy as np
 import pytest
+import refiner_child
 from jax.experimental.compilation_cache import compilation_cache
 
 from refine_jax import records
 from refine_jax.methods.critique import COMPACT
 from refine_jax.methods.self_improve import Solution
 from refine_jax.stages import (
+  build,
   critiquing,
   launch,
   make_critique_report,
@@ -21,6 +28,7 @@ from refine_jax.stages import (
   make_self_improve_data,
   make_self_talk_data,
   run_refine,
+  show,
   train_critic,
   train_generator,
   train_tokenizer,
@@ -37,7 +45,7 @@ def config_of(text=""):
   config = launch.load_config(CONFIG + text)
   config.mesh.devices = 1
   config.run_refine.update(only=ARMS, rows=(0, 2))
-  config.completion.max_tokens = config.feedback.max_tokens = 16
+  config.completion.max_tokens, config.feedback.max_tokens = 24, 16
   for engine in (
     config.engine,
     config.train_critic.engine,
@@ -46,8 +54,10 @@ def config_of(text=""):
     engine.update(slots=8, prompt_buckets=(128,))
   for data in (config.data, config.train_critic.data):
     data.update(max_prompt=128, max_target=64, batching="pad")
-  for name in ("train_generator", "train_critic"):
-    config[name].train.optimizer.learning_rate = 1e-3
+  # Enough for answers that end, so that there is something to criticise.
+  config.train_generator.train.steps = 60
+  config.train_generator.train.optimizer.learning_rate = 1e-2
+  config.train_critic.train.optimizer.learning_rate = 1e-3
   return config
 
 
@@ -82,10 +92,127 @@ def seed(tmp_path_factory):
   run(train_tokenizer, root / "tokenizer", config)
   run(make_mathcritique_data, root / "bootstrap", config_of(",phase=bootstrap"))
   run(train_generator, root / "actor0", config)
-  run(make_mathcritique_data, root / "critic_data", config)
+  moments = {}
+  with refiner_child.Moments(root / "critic_data").watched() as counted:
+    run(make_mathcritique_data, root / "critic_data", config)
+  moments["critic_data"] = counted.count
   run(train_critic, root / "critic", config)
-  run(make_self_improve_data, root / "critic1_data", loop())
+  with (
+    refiner_child.Moments(root / "critic1_data").watched() as counted,
+    loads() as loaded,
+  ):
+    run(make_self_improve_data, root / "critic1_data", loop())
+  moments["critic1_data"] = counted.count
+  (root / "moments.json").write_text(json.dumps(moments))
+  (root / "loaded.json").write_text(json.dumps(loaded))
   return root
+
+
+@contextlib.contextmanager
+def loads():
+  """The folders that models are loaded from meanwhile."""
+  found, whole = [], build.load_model
+
+  def load(path, mesh):
+    found.append(path.resolve().name)
+    return whole(path, mesh)
+
+  build.load_model = load
+  try:
+    yield found
+  finally:
+    build.load_model = whole
+
+
+def test_an_iteration_loads_each_model_once(seed):
+  """However many chunks it takes; the original loads three times, in eight
+  processes."""
+  config = loop()
+  chunks = config.make_self_improve_data.rows[1]
+  assert chunks > config.make_self_improve_data.chunk
+  loaded = json.loads((seed / "loaded.json").read_text())
+  assert sorted(loaded) == ["actor0", "critic"]
+
+
+# Where the killed ones run, and what else they need there.
+KILLED = (
+  ("critic_data", make_mathcritique_data, ("tokenizer", "actor0")),
+  (
+    "critic1_data",
+    make_self_improve_data,
+    ("tokenizer", "actor0", "critic", "bootstrap"),
+  ),
+)
+
+
+def test_killed_with_minus_nine_at_any_moment(seed):
+  """Processes of their own; the same files and the same manifest hash."""
+  root = seed / "minus_nine"
+  root.mkdir()
+  for name in {name for *_, needed in KILLED for name in needed}:
+    (root / name).symlink_to(seed / name)
+  moments = json.loads((seed / "moments.json").read_text())
+  rng, jobs = np.random.default_rng(), []  # another moment every time
+  for folder, stage, _ in KILLED:
+    job = {
+      "stage": stage.__name__.rpartition(".")[2],
+      "folder": folder,
+      "moment": int(rng.integers(1, moments[folder] + 1)),
+      "flags": flags_of(folder == "critic1_data"),
+    }
+    jobs += [job, {**job, "moment": 0}]
+  done = subprocess.run(
+    [
+      sys.executable,
+      TOP / "tests/stages/refiner_child.py",
+      CONFIG,
+      root,
+      json.dumps(jobs),
+    ],
+    env={
+      **os.environ,
+      "PYTHONPATH": f"{TOP}{os.pathsep}{TOP / 'tests/stages'}",
+      "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+      "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    },
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  told = [
+    (job, (root / f"{job['folder']}.stderr").read_text()[-2000:])
+    for job in jobs
+  ]
+  assert json.loads(done.stdout) == [-signal.SIGKILL, 0] * len(KILLED), told
+  for folder, *_ in KILLED:
+    assert rows_of(root / folder) == rows_of(seed / folder), told
+    ours, theirs = (critiquing.sealed(r / folder) for r in (root, seed))
+    assert ours["hash"] == theirs["hash"]
+
+
+def rows_of(folder):
+  return {
+    name: data
+    for name, data in contents(folder).items()
+    if name.endswith(".jsonl") or name == "manifest.json"
+  }
+
+
+def flags_of(lenient):
+  """`config_of`, or `loop`, as flags."""
+  config = loop() if lenient else config_of()
+  fields = [
+    "completion.max_tokens", "feedback.max_tokens", "mesh.devices",
+    *(f"{e}.{f}" for e in ("engine", "train_critic.engine")
+      for f in ("slots", "prompt_buckets")),
+    *(f"data.{f}" for f in ("max_prompt", "max_target", "batching")),
+    "task.name", "make_self_improve_data.own_feedback",
+  ]  # fmt: skip
+  return [
+    f"--config.{name}={value}"
+    for name, value in zip(fields, show.lines(config, fields), strict=True)
+  ]
 
 
 def loop(**changes):
@@ -130,13 +257,13 @@ def test_revision_examples_lead_to_right_answers(seed):
     for p in (task.problem(r) for r in task.source("train").rows)
   }
   rows = read(records.Example, seed / "bootstrap" / "revision_examples.jsonl")
-  for row in rows:
+  fitting = [row for row in rows if not row.id.endswith("/misfit")]
+  assert fitting
+  for row in fitting:
     assert task.check(by_question[row.prompt[0]], row.target[0])
 
 
 def launch_task():
-  from refine_jax.stages import build
-
   return build.task(config_of().task)
 
 
@@ -171,7 +298,12 @@ def test_iterations_hold_what_the_flags_say(seed):
   assert rows == golds | {r.id for r in (*refine0, *current)}
   sealed = critiquing.sealed(folder)
   assert sealed["examples"] == len(rows)
+  solved = {s.problem for s in solutions}
+  hardest = {p: int(p in solved) for p in sealed["hardest"]}
+  assert sealed["hardest"] == hardest
+  assert len(hardest) == sealed["verified"]["problems"][0]
   refined = [s for s in solutions if s.refined]
+  assert refined
   critiques = read(records.Critique, folder / "critiques.jsonl")
   assert len(critiques) == len(refined)
   of = [s.id.rpartition("/")[0] for s in refined]
@@ -255,7 +387,62 @@ def test_arms_and_report(seed, capsys):
   assert "critique_report.md" in line
   out = capsys.readouterr().out
   assert "Votes at equal tokens" in out and "| critic | 1 |" in out
-  assert (seed.parent / "votes.svg").read_text().startswith("<svg")
+  assert "| critique |" in out  # a critic's row, with its intervals
+  assert "held-out critiques | disc" in out and ", 1 seeds |" in out
+  for name in ("votes", "votes_k"):
+    assert (seed.parent / f"{name}.svg").read_text().startswith("<svg")
+  numbers = json.loads((seed.parent / "critique_report.json").read_text())
+  critic = numbers["arms"]["critique"][0]["critic"]
+  for key, values in critic["values"].items():
+    assert 100 * np.mean(values) == pytest.approx(critic[key])
+    assert critic["intervals"][key]["mean"] == pytest.approx(critic[key])
+
+
+def test_rows_that_stay_change_no_answer(seed):
+  """Rounds of several chains, with and without sessions, and what is read."""
+  arms = ("sequential", "parallel, gated")
+  read = {}
+  for sessions in (True, False):
+    folder = seed / f"refine_{sessions}"
+    config = config_of()
+    config.run_refine.update(only=arms, sessions=sessions, rows=(0, 5))
+    config.run_refine.arms["sequential"].update(
+      gate="none", chains=2, temperature=0.7
+    )
+    run(run_refine, folder, config)
+    read[sessions] = [
+      json.loads((folder / name / "summary.json").read_text())["prefill"]
+      for name in arms
+    ]
+  for name in arms:
+    with_rows, without = (
+      seed / f"refine_{sessions}" / name / "trajectories.jsonl"
+      for sessions in (True, False)
+    )
+    assert with_rows.read_bytes() == without.read_bytes()
+  for kept, plain in zip(read[True], read[False], strict=True):
+    assert set(kept) == {"actor", "critic"}
+    for who in kept:
+      assert plain[who]["kept"] == 0 < kept[who]["kept"]
+      assert kept[who]["read"] < plain[who]["read"]
+
+
+def test_a_model_may_criticise_itself(seed):
+  """One engine and one session with rows of both kinds."""
+  said = {}
+  for sessions in (True, False):
+    config = config_of()
+    config.completion.max_tokens = config.feedback.max_tokens
+    config.run_refine.update(
+      only=("sequential",), sessions=sessions, rows=(0, 6), critic="../actor0"
+    )
+    config.run_refine.arms["sequential"].gate = "none"
+    folder = seed / f"own_{sessions}"
+    run(run_refine, folder, config)
+    text = (folder / "sequential" / "summary.json").read_text()
+    assert set(json.loads(text)["prefill"]) == {"actor"}
+    said[sessions] = (folder / "sequential/trajectories.jsonl").read_bytes()
+  assert said[True] == said[False]
 
 
 @pytest.mark.slow
