@@ -4,7 +4,9 @@
 
 The task's truth writes the critiques, in short words. `phase=bootstrap` makes
 the first of them, of planted errors, before there is an actor; `phase=plain`
-trains on the gold solutions of the loop's problems and nothing else.
+trains on the gold solutions of the loop's problems and nothing else. The first
+4,000 problems are for the bootstrap, the next thousand for the loop and
+self-talk, the last for errors that the actor makes itself.
 """
 
 from refine_jax import config
@@ -25,8 +27,7 @@ def get_config(text=""):
   if args.smoke:
     experiment = config.smoke_mathcritique(experiment)
   if args.phase == "bootstrap":
-    # The last thousand problems are for errors that the actor makes itself.
-    config.bootstrap(experiment, 48 if args.smoke else args.rows - 1000)
+    config.bootstrap(experiment, 48 if args.smoke else args.rows - 2000)
   elif args.phase == "plain":
     config.plain(experiment)
   elif args.phase:
@@ -50,6 +51,7 @@ def _small(args):
     width=64, layers=2, heads=4, mlp=128, max_length=192, tied=True
   )
   engine = config.engine(slots=128, prompt_buckets=(24, 48, 128))
+  own = args.rows - 2000  # the first problem of the loop's
   data = config.data(max_prompt=128, max_target=64, batching="bucket")
   return config.mathcritique(
     task=config.task(
@@ -80,7 +82,7 @@ def _small(args):
     critic_data=data.copy_and_resolve_references(),
     completion=config.sampling(max_tokens=28),
     feedback=config.sampling(max_tokens=60),
-    train_actor=_train(3e-3, 2400, best_metric="answer"),
+    train_actor=_train(3e-3, 2800, best_metric="answer"),
     train_critic=_train(2e-3, 2400, best_metric="balanced"),
     make_data=config.make_mathcritique_data(
       grammar="compact",
@@ -88,12 +90,17 @@ def _small(args):
       rows=(args.rows - 1000, 0),
       samples=8,
       mc=8,
+      mc_temperature=0.3,
       planted=2,
       gap=" . ",
       study_shuffled=True,
+      # An actor that mends better than it solves, and only what it is told to:
+      # otherwise there is nothing for a critique to show.
+      golds=200,
+      misfits=0.5,
     ),
     self_improve=config.make_self_improve_data(
-      grammar="compact", rows=(0, 600)
+      grammar="compact", rows=(own, own + 600)
     ),
     self_talk=config.make_self_talk_data(
       grammar="compact",
