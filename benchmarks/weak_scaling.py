@@ -35,6 +35,7 @@ MODELS = {
 }
 SLICES = ("2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 ROWS, PROMPT, TARGET = 1, 512, 1536  # of a device
+CHUNK = 512  # of a device's tokens, logits exist at a time
 
 
 def measure(model: str, chips: str) -> dict:
@@ -51,7 +52,8 @@ def measure(model: str, chips: str) -> dict:
   optimizer = optim.make_optimizer(
     optim.OptimizerSettings(first_moment_dtype="bfloat16")
   )[0]
-  step = make_train_step(supervised_loss(module, chunk=4096), optimizer)
+  loss = supervised_loss(module, chunk=CHUNK * topology.count)
+  step = make_train_step(loss, optimizer)
   batch = planner.batch(ROWS * topology.count, PROMPT, TARGET)
   program, _ = programs.train_step(planner, step, params, optimizer, batch)
   received = sum(c.bytes for c in program.collectives.values())
