@@ -35,10 +35,12 @@ class Learner(Protocol):
 
   Attributes:
     updates: made so far; the name of a checkpoint.
+    per_round: updates of a round, at most.
     policy: the generator's present parameters.
   """
 
   updates: int
+  per_round: int
   policy: Params
 
   def learn(
@@ -209,9 +211,10 @@ def run(
   """
   adapters.refuse(train)
   goal = Goal(train.best_metric, train.best_mode)
+  updates = train.steps * learner.per_round
   with (
     Checkpointer(workdir, keep=train.keep_last, goal=goal) as checkpointer,
-    Writer(workdir, total=train.steps) as writer,
+    Writer(workdir, total=updates) as writer,
     hooks.Preemption() as preemption,
   ):
     loop = _Loop(learner, validate, train, checkpointer, writer, meta)

@@ -425,11 +425,19 @@ def _train_online_st(job: Job) -> Iterator[Program]:
   step = make_train_step(loss, optimizer, micro_batches=train.micro_batches)
   program, kept = programs.train_step(planner, step, params, optimizer, batch)
   tokens = config.completion.max_tokens
+  engine = _rollout_engine(job, section)
   sampler, weights = _engine(
-    job, module, params, config.engine, tokens, bytes_per_device(kept)
+    job, module, params, engine, tokens, bytes_per_device(kept)
   )
   yield dataclasses.replace(program, resident_bytes=weights)
   yield from sampler
+
+
+def _rollout_engine(job: Job, section: ConfigDict) -> ConfigDict:
+  """As `on_policy.Rounds` has it."""
+  engine = job.config.engine.copy_and_resolve_references()
+  engine.slots = section.rollout.slots or engine.slots
+  return engine
 
 
 def _rollouts(job: Job, section: ConfigDict, rows: int):
@@ -470,7 +478,8 @@ def _train_reft(job: Job) -> Iterator[Program]:
   )
   beside = bytes_per_device(kept) + waiting
   tokens = config.completion.max_tokens
-  sampler, weights = _engine(job, module, policy, config.engine, tokens, beside)
+  engine = _rollout_engine(job, section)
+  sampler, weights = _engine(job, module, policy, engine, tokens, beside)
   yield dataclasses.replace(update, resident_bytes=waiting + weights)
   yield from sampler
   # While rollouts are scored the reference is on the device, if any.

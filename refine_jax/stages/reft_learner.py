@@ -95,8 +95,10 @@ class PPOLearner:
     schedule: Any,
     shape: rollout.Shape,
     *,
+    per_round: int,
     rng: jax.Array,
   ):
+    self.per_round = per_round
     family = model.module
     self._mesh, self._ppo, self._settings = model.mesh, ppo_settings, settings
     self._schedule, self._shape, self._rng = schedule, shape, rng

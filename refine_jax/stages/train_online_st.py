@@ -81,9 +81,9 @@ class OnlineLearner:
         f"batch_size={section.train.batch_size} is no multiple of"
         f" minibatch={self._size}"
       )
-    per_round = section.passes * (section.train.batch_size // self._size)
+    self.per_round = section.passes * (section.train.batch_size // self._size)
     optimizer, self._schedule = build.optimizer(
-      section.train.optimizer, section.train.steps * per_round
+      section.train.optimizer, section.train.steps * self.per_round
     )
     self._step = make_train_step(
       online_loss(

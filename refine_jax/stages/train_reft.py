@@ -90,6 +90,7 @@ def learner(model: build.Model, config: ConfigDict, shape) -> PPOLearner:
     optimizer,
     schedule,
     shape,
+    per_round=per_round,
     rng=jax.random.key(config.seed),
   )
 
