@@ -23,7 +23,7 @@ from refine_jax.planning import topologies
 from refine_jax.planning.compiled import Program
 from refine_jax.planning.programs import Planner
 from refine_jax.planning.topologies import Topology
-from refine_jax.stages import plan_search, planned
+from refine_jax.stages import plan_job, plan_search, planned
 
 
 def main(
@@ -45,7 +45,7 @@ def main(
     known: a folder that remembers what was compiled.
 
   Raises:
-    planned.BadPlan, topologies.Unknown: in one line, what is wrong.
+    plan_job.BadPlan, topologies.Unknown: in one line, what is wrong.
   """
   begun = time.monotonic()
   stage = planned.stage_of(config, stage)
@@ -86,9 +86,9 @@ def _placed(
   return change.apply(config), str(change)
 
 
-def _job(config, topology, workdir, known) -> planned.Job:
-  mesh = planned.mesh(config, topology)
-  return planned.Job(config, Planner(topology, mesh, known), workdir)
+def _job(config, topology, workdir, known) -> plan_job.Job:
+  mesh = plan_job.mesh(config, topology)
+  return plan_job.Job(config, Planner(topology, mesh, known), workdir)
 
 
 def _programs(
@@ -125,8 +125,8 @@ def _floor(config, topology, stage, workdir) -> int:
   """Bytes of parameters and optimizer state, by arithmetic."""
   try:
     config, _ = _placed(config, stage, topology)
-    mesh = planned.mesh(config, topology)
-    job = planned.Job(config, Planner(topology, mesh), workdir)
+    mesh = plan_job.mesh(config, topology)
+    job = plan_job.Job(config, Planner(topology, mesh), workdir)
     return planned.state_bytes(job, stage)
   except ValueError:
     return 0

@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from refine_jax.planning import topologies
-from refine_jax.stages import launch, plan, planned
+from refine_jax.stages import launch, plan, plan_job
 
 TOP = pathlib.Path(__file__).parent.parent.parent
 ARITHMETIC = f"{TOP}/configs/reft/arithmetic.py:smoke"
@@ -141,17 +141,17 @@ def test_rows_that_do_not_divide_are_placed():
 
 def test_a_mesh_that_does_not_divide_is_told_in_one_line():
   config = config_of(mesh__tensor=3)
-  with pytest.raises(planned.BadPlan, match="does not fit 8 devices") as error:
+  with pytest.raises(plan_job.BadPlan, match="does not fit 8 devices") as error:
     plan.main(config, HERE)
   assert "\n" not in str(error.value)
 
 
 def test_an_unknown_stage_and_an_unknown_model_are_named():
-  with pytest.raises(planned.BadPlan, match="stage 'nothing'"):
+  with pytest.raises(plan_job.BadPlan, match="stage 'nothing'"):
     plan.main(config_of(), HERE, stage="nothing")
   config = launch.load_config(f"{TOP}/configs/reft/ppo.py")
   config.model.path = "some/where"
-  with pytest.raises(planned.BadPlan, match="model 'some/where'"):
+  with pytest.raises(plan_job.BadPlan, match="model 'some/where'"):
     plan.main(config, HERE, stage="train_generator")
 
 
