@@ -44,9 +44,10 @@ def resolve(folder: Name, name: Name) -> Path:
 
 
 def absolute(name: Name) -> Path:
-  """Whatever the working directory; an object's name is."""
+  """Whatever the working directory, without `..` and links; an object's name
+  is."""
   # epath would take it for a relative one.
-  return path(name) if remote(name) else path(name).expanduser().absolute()
+  return path(name) if remote(name) else path(name).expanduser().resolve()
 
 
 @contextlib.contextmanager
