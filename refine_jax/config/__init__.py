@@ -9,6 +9,7 @@ it needs. Paths between stages are relative to the stage's workdir.
 from refine_jax.config.blocks import *  # noqa: F403
 from refine_jax.config.evaluation import *  # noqa: F403
 from refine_jax.config.mathcritique import *  # noqa: F403
+from refine_jax.config.mathcritique_data import *  # noqa: F403
 from refine_jax.config.rationalyst import *  # noqa: F403
 from refine_jax.config.refiner import *  # noqa: F403
 from refine_jax.config.refiner_experiments import *  # noqa: F403

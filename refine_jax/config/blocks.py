@@ -285,3 +285,19 @@ def shrink(fields: ConfigDict) -> None:
     "decoder_layers": 1,
   }
   fields.update({k: v for k, v in wanted.items() if k in fields})
+
+
+def smoke_train(train: ConfigDict, steps: int) -> None:
+  """A `train` section of a few updates, all of which are seen."""
+  train.update(
+    steps=steps,
+    batch_size=8,
+    micro_batches=1,
+    log_every=2,
+    eval_every=4,
+    eval_rows=4,
+    max_seconds=0.0,
+    target=0.0,
+    patience=0,
+  )
+  train.optimizer.warmup_steps = 0

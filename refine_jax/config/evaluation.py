@@ -137,19 +137,8 @@ def smoke_evaluation(experiment: ConfigDict) -> None:
     experiment.run_evaluate.update(ks=(1, 4), resamples=50)
   if "train_reranker" in experiment:
     train = experiment.train_reranker.train
-    train.update(
-      steps=4,
-      epochs=0,
-      batch_size=8,
-      micro_batches=1,
-      log_every=2,
-      eval_every=4,
-      eval_rows=4,
-      max_seconds=0.0,
-      target=0.0,
-      patience=0,
-    )
-    train.optimizer.warmup_steps = 0
+    blocks.smoke_train(train, 4)
+    train.epochs = 0
 
 
 def reranker_training(

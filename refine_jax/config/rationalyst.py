@@ -377,18 +377,8 @@ def smoke_rationalyst(experiment: ConfigDict) -> ConfigDict:
   """The same experiment in a minute or two: few rows, updates and problems."""
   for section, steps in (("train_generator", 6), ("train_rationalyst", 4)):
     train = experiment[section].train
-    train.update(
-      steps=steps,
-      batch_size=8,
-      micro_batches=1,
-      log_every=2,
-      eval_every=steps // 2,
-      eval_rows=4,
-      max_seconds=0.0,
-      target=0.0,
-      patience=0,
-    )
-    train.optimizer.warmup_steps = 0
+    blocks.smoke_train(train, steps)
+    train.eval_every = steps // 2
   experiment.make_rationales.rows = 12
   experiment.make_rationale_data.dev_share = 0.3
   experiment.make_rationale_data.labelled = 16

@@ -237,18 +237,7 @@ def smoke(experiment: ConfigDict) -> ConfigDict:
     ("train_refiner", 4),
   ):
     train = experiment[section].train
-    train.update(
-      steps=steps,
-      batch_size=8,
-      micro_batches=1,
-      log_every=2,
-      eval_every=4,
-      eval_rows=4,
-      max_seconds=0.0,
-      target=0.0,
-      patience=0,
-    )
-    train.optimizer.warmup_steps = 0
+    blocks.smoke_train(train, steps)
   experiment.train_generator.rows = 64
   experiment.make_critic_data.update(rows=32, perturb_rows=0)
   experiment.train_refiner.rows = 32

@@ -46,7 +46,7 @@ def best(scores: Sequence[float], **notes) -> Choice:
 
 
 class Selector:
-  """The interface; by default shows nothing and follows nothing."""
+  """The interface; by default shows and follows nothing and takes the first."""
 
   def open(self, name: str, question: str) -> None:
     """A problem begins."""
@@ -59,7 +59,7 @@ class Selector:
     self, turn: int, candidates: Mapping[str, Sequence[str]]
   ) -> dict[str, Choice]:
     """One candidate for every problem."""
-    raise NotImplementedError
+    return {name: Choice(0) for name in candidates}
 
   def accept(self, name: str, step: str) -> None:
     """A step was taken."""
@@ -74,9 +74,6 @@ class Selector:
 
 class First(Selector):
   """The first candidate: sampling without a choice."""
-
-  def choose(self, turn, candidates):
-    return {name: Choice(0) for name in candidates}
 
 
 class Random(Selector):
