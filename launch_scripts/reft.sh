@@ -65,7 +65,7 @@ on_policy() {
   done
   chosen "$policy_grid" train_online_st online_st
 }
-# The supervised control, and offline self-training from the start.
+# The supervised control, and what is made of the warm start's samples.
 supervised() {
   if [[ $warm_start != sft ]]; then
     chosen "$grid" train_generator sft arm=sft
@@ -73,6 +73,7 @@ supervised() {
   stage run_sample samples
   stage make_self_training_data offline_data
   chosen "$grid" train_generator offline arm=offline
+  stage train_reranker reranker
 }
 
 # Published settings warm up within the supervised run itself.
@@ -84,6 +85,5 @@ for ((seed = first_seed; seed < first_seed + seeds; seed++)); do
   stage train_tokenizer tokenizer
   stage train_generator "$warm_start" "arm=$warm_start"
   together "$jobs" on_policy supervised
-  stage train_reranker reranker
   stage run_evaluate evaluation ${variants:+"variants=${variants//,/+}"}
 done

@@ -4,16 +4,21 @@
 
 The only published set of the paper's whose training solutions are at hand
 (3,043 programs, 3,076 texts), with a vocabulary of its own; no number of the
-paper can be expected. `small` has 0.8M parameters and takes minutes an arm on
-a CPU core, `medium` 9M and hours.
+paper can be expected. `small` has 0.3M parameters and takes minutes an arm on
+a CPU core, `medium` 8M and hours.
 """
 
 from refine_jax import config
 
 # Layers, width, heads, vocabulary; updates of the warm start, and rounds.
 SIZES = {
-  "small": (3, 128, 4, 1000, 500, 300),
-  "medium": (8, 256, 8, 2000, 1000, 1000),
+  "small": (3, 64, 4, 2000, 300, 100),
+  "medium": (8, 256, 8, 4000, 1000, 1000),
+}
+# Prompts of any split, which show the question twice for a program; a target.
+LENGTHS = {
+  "program": ((96, 144, 208, 352), 128),
+  "text": ((48, 64, 96, 176), 256),
 }
 
 
@@ -35,6 +40,9 @@ def get_config(text=""):
   )
   if args.size not in SIZES:
     raise ValueError(f"size is one of {', '.join(SIZES)}, not {args.size!r}")
+  if args.form not in LENGTHS:
+    raise ValueError(f"form is {' or '.join(LENGTHS)}, not {args.form!r}")
+  prompts, target = LENGTHS[args.form]
   layers, width, heads, vocabulary, warm, rounds = SIZES[args.size]
   sizes = {"width": width, "heads": heads, "mlp": 4 * width}
   if args.model == "t5":
@@ -49,11 +57,12 @@ def get_config(text=""):
       model_type="bpe",
       vocab_size=vocabulary,
       texts=10_000,
+      code=args.form == "program",
     ),
     model=model,
-    max_prompt=224,
-    max_target=160,
-    prompt_buckets=(96, 128, 160, 224),
+    max_prompt=prompts[-1],
+    max_target=target,
+    prompt_buckets=prompts,
     rollout_slots=8,
     warm=args.warm or warm,
     rounds=args.rounds or rounds,
@@ -73,6 +82,8 @@ def get_config(text=""):
     },
     batching="bucket",
     buckets=4,
+    samples=8,
+    reranker=(1e-3, 300),
     seed=args.seed,
   )
   experiment.train_generator.train.eval_rows = 300

@@ -38,6 +38,7 @@ def train_sentencepiece(
   *,
   byte_fallback: bool | None = None,
   split_digits: bool = True,
+  code: bool = False,
 ) -> tokenizer.SentencePieceTokenizer:
   """Trains a model whose decode(encode(text)) is text, and writes it.
 
@@ -55,6 +56,8 @@ def train_sentencepiece(
     byte_fallback: unknown characters become bytes instead of `unk`; takes
       256 pieces. By default where the model type can and the size has room.
     split_digits: every digit is a piece of its own.
+    code: for programs: an indentation may be one piece, and a piece may hold
+      letters and underscores.
 
   Raises:
     ValueError: a wrong model type, or no text.
@@ -81,6 +84,8 @@ def train_sentencepiece(
     user_defined_symbols=[m for m in dict.fromkeys(markers) if m],
     byte_fallback=byte_fallback,
     split_digits=split_digits and splits,
+    allow_whitespace_only_pieces=code,
+    split_by_unicode_script=not code,
     normalization_rule_name="identity",
     add_dummy_prefix=False,
     remove_extra_whitespaces=False,

@@ -9,7 +9,7 @@ decodes in static batches (`programs`).
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -235,6 +235,11 @@ class Engine:
       TooLong: a prompt or budget beyond the last bucket, before any work.
     """
     return self.run(params, self.jobs(requests, sampling))
+
+  def check(self, jobs: Iterable[Job]) -> None:
+    """Raises TooLong for a prompt or budget beyond the last bucket."""
+    for job in jobs:
+      self._ladders.check(job)
 
   def warm_up(self, params: Any) -> None:
     """Compiles all that `generate` and `stream` need, beam search apart."""

@@ -14,6 +14,7 @@ from refine_jax.data.encode import EncodedExamples
 from refine_jax.methods import evaluation
 from refine_jax.methods.refine import Template
 from refine_jax.sampling.engine import Engine
+from refine_jax.sampling.planning import Job
 from refine_jax.sampling.settings import Request, Sampling
 from refine_jax.stages import adapters, build, distributed
 from refine_jax.stages.reading import BadConfig, reading
@@ -191,9 +192,10 @@ def answering(
 ) -> Validate:
   """Answers the bare questions; the task's figures in percent."""
   requests = [Request(p.id, template.first(task.prompt(p))) for p in problems]
+  jobs = _fitting(engine, requests, sampling)
 
   def validate(params: Params) -> dict[str, float]:
-    groups = engine.generate(params, requests, sampling)
+    groups = engine.run(params, jobs)
     rows = [
       task.metrics(problem, sample.text)
       for problem, (sample,) in zip(problems, groups, strict=True)
@@ -221,9 +223,10 @@ def criticising(
     Request(c.id, template.critique(c.question, c.hypothesis))
     for c in critiques
   ]
+  jobs = _fitting(engine, requests, sampling)
 
   def validate(params: Params) -> dict[str, float]:
-    groups = engine.generate(params, requests, sampling)
+    groups = engine.run(params, jobs)
     hits: dict[str, list[bool]] = {"exact": []}
     sides: dict[bool, list[bool]] = {}
     for critique, (sample,) in zip(critiques, groups, strict=True):
@@ -241,3 +244,13 @@ def criticising(
     return {**figures, "balanced": 100 * float(np.mean(halves))}
 
   return validate
+
+
+def _fitting(
+  engine: Engine, requests: Sequence[Request], sampling: Sampling
+) -> list[Job]:
+  """Encoded; one that is too long is told now, not at the first validation."""
+  jobs = engine.jobs(requests, sampling)
+  with reading("engine"):
+    engine.check(jobs)
+  return jobs

@@ -87,6 +87,24 @@ def test_decode_inverts_encode(made, kind):
   assert tokenizer.encode_all([]) == []
 
 
+def test_code_is_shorter_with_pieces_of_its_own(folder):
+  program = (
+    "def solution():\n    num_eggs = 3\n    return num_eggs * num_hens\n"
+  )
+  texts = [program.replace("eggs", word) for word in ("eggs", "hens", "cows")]
+  plain, code = (
+    training.train_sentencepiece(
+      texts, folder / f"code{flag}.model", 60, "bpe", code=flag
+    )
+    for flag in (False, True)
+  )
+  assert plain.encode("    num_")[:3] == plain.encode("   ")
+  assert len(code.encode("    num_")) <= 2 < len(plain.encode("    num_"))
+  for text in [*texts, "\n      lost_eggs = 3"]:
+    assert code.decode(code.encode(text)) == text
+    assert len(code.encode(text)) < len(plain.encode(text))
+
+
 @pytest.mark.parametrize("kind", SUBWORD)
 def test_segments_decode_to_their_concatenation(made, kind):
   tokenizer = made[kind]

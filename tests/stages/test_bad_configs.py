@@ -31,6 +31,8 @@ BAD = (
   ("train_generator", TRAIN + "reduction=word", "'word'"),
   ("train_generator", "--config.data.on_long=cut", "'cut'"),
   ("train_generator", "--config.mesh.data=3", "mesh"),
+  # Of a validation problem, before anything is trained.
+  ("train_generator", "--config.engine.prompt_buckets=(4,)", "limit is 4"),
   ("make_critic_data", "--config.make_critic_data.split=tests", "'tests'"),
   ("make_critic_data", "--config.data.on_bad_row=ignore", "'ignore'"),
   ("train_critic", "--config.train_critic.critiques=a.jsonl", "no records"),
