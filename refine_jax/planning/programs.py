@@ -333,3 +333,18 @@ def judged(planner: Planner, batch: Batch) -> ppo.Judged:
 def experience(planner: Planner, batch: Batch) -> ppo.Experience:
   table = planner.rows(batch.target_BT.shape, jnp.float32)
   return ppo.Experience(batch, table, table, table, table)
+
+
+def fresh(planner: Planner, batch: Batch, reference: bool) -> ppo.Fresh:
+  """Rollouts as PPO's first pass takes them; `reference`: whether it is given
+  one's log-probabilities."""
+  rows = batch.target_BT.shape[:1]
+  table = planner.rows(batch.target_BT.shape, jnp.float32)
+  judged = ppo.Judged(
+    batch,
+    scores_B=planner.rows(rows, jnp.float32),
+    truncated_B=planner.rows(rows, jnp.bool),
+    sampled_BT=table,
+  )
+  coefficient = planner.rows((), jnp.float32)
+  return ppo.Fresh(judged, table if reference else None, coefficient)

@@ -92,6 +92,20 @@ def reft(job: plan_job.Job) -> Iterator[Program]:
     job, module, policy, engine, tokens, beside
   )
   yield dataclasses.replace(update, resident_bytes=waiting + weights)
+  if train.micro_batches == 1 and rows == train.batch_size:
+    # What `PPOLearner.learn` does with a round that is one minibatch.
+    first, _ = programs.train_step(
+      planner,
+      make_train_step(
+        ppo.first_loss(module, actor.values, settings), optimizer
+      ),
+      params,
+      optimizer,
+      programs.fresh(planner, batch, reference > 0),
+      name="PPO first pass",
+      resident=waiting + weights,
+    )
+    yield first
   yield from sampler
   # While rollouts are scored the reference is on the device, if any.
   beside += reference - waiting

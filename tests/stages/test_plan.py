@@ -58,13 +58,13 @@ def test_the_object_has_exactly_these_keys(ppo):
 
 def test_the_programs_of_ppo(ppo):
   assert [p.name for p in ppo.programs] == [
-    *("PPO update", "decode weights", "prefill", "decode chunk"),
-    "log-probs and values",
+    *("PPO update", "PPO first pass", "decode weights", "prefill"),
+    *("decode chunk", "log-probs and values"),
   ]
   # Policy, value, optimizer: everything the update changes is donated.
-  update = named(ppo, "PPO update")
   policy = named(ppo, "decode weights").argument_bytes
-  assert update.donated_bytes >= 3 * policy
+  for name in ("PPO update", "PPO first pass"):
+    assert named(ppo, name).donated_bytes >= 3 * policy
   assert all(p.bound_seconds > 0 for p in ppo.programs)
   for program in ppo.programs:
     assert program.name in ppo.table()
@@ -83,7 +83,7 @@ def test_a_reference_on_the_host_counts_only_while_it_is_needed(ppo):
   }
   scoring = saved.pop("log-probs and values")
   assert scoring == 0
-  assert len(saved) == 4 and set(saved.values()) == {policy}
+  assert len(saved) == 5 and set(saved.values()) == {policy}
   assert "pinned memory of the host" in moved.table()
   assert "pinned memory" not in ppo.table()
 
