@@ -10,10 +10,11 @@ a CPU core, `medium` 8M and hours.
 
 from refine_jax import config
 
-# Layers, width, heads, vocabulary; updates of the warm start, and rounds.
+# Layers, width, heads, vocabulary; updates of the warm start, rounds, and the
+# rate of supervised training.
 SIZES = {
-  "small": (3, 64, 4, 2000, 300, 100),
-  "medium": (8, 256, 8, 4000, 1000, 1000),
+  "small": (3, 64, 2, 2000, 600, 100, 3e-3),
+  "medium": (8, 256, 8, 4000, 1000, 1000, 1e-3),
 }
 # Prompts of any split, which show the question twice for a program; a target.
 LENGTHS = {
@@ -43,13 +44,15 @@ def get_config(text=""):
   if args.form not in LENGTHS:
     raise ValueError(f"form is {' or '.join(LENGTHS)}, not {args.form!r}")
   prompts, target = LENGTHS[args.form]
-  layers, width, heads, vocabulary, warm, rounds = SIZES[args.size]
+  layers, width, heads, vocabulary, warm, rounds, rate = SIZES[args.size]
   sizes = {"width": width, "heads": heads, "mlp": 4 * width}
   if args.model == "t5":
     half = -(-layers // 2)
     model = config.t5(encoder_layers=half, decoder_layers=half, **sizes)
   else:
-    model = config.llama(layers=layers, max_length=512, **sizes)
+    model = config.llama(
+      layers=layers, max_length=512, unroll=min(layers, 4), **sizes
+    )
   experiment = config.small_reft(
     task=config.task("svamp", path=args.path, form=args.form, seed=args.seed),
     tokenizer=config.tokenizer(
@@ -67,9 +70,7 @@ def get_config(text=""):
     warm=args.warm or warm,
     rounds=args.rounds or rounds,
     rates={
-      "warm_start": 1e-3,
-      "sft": 1e-3,
-      "offline": 1e-3,
+      **dict.fromkeys(("warm_start", "sft", "offline"), rate),
       "reft": 1e-4,
       "online_st": 1e-4,
     },

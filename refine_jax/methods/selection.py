@@ -191,31 +191,51 @@ def _pairs(systems, ks):
 
 
 def report(summary: Mapping[str, Any]) -> str:
-  """The summary as Markdown: one table of figures, one of differences."""
+  """The summary as Markdown, for people.
+
+  Figures; what a rule gains over another within a system; what a system gains
+  over another by top-1 and by the widest vote. `summary` has every pair.
+  """
   systems = summary["systems"]
   rules = list(dict.fromkeys(r for found in systems.values() for r in found))
-  lines = [
+  figures = {
+    rule: {name: found.get(rule) for name, found in systems.items()}
+    for rule in rules
+  }
+  parts = [
     f"{summary['problems']} problems; percent with 95 % bootstrap intervals.",
-    "",
-    "| | " + " | ".join(systems) + " |",
-    "|---|" + "---|" * len(systems),
+    _grid("", systems, figures),
   ]
-  for rule in rules:
-    cells = [
-      _shown(found[rule]) if rule in found else "" for found in systems.values()
-    ]
-    lines.append(f"| {rule} | " + " | ".join(cells) + " |")
-  if summary["paired"]:
-    lines += [
-      "",
-      "Differences on the same problems, in points.",
-      "",
-      "| ours | theirs | difference |",
-      "|---|---|---|",
-    ]
+  within: dict[str, dict] = {}
+  between: dict[str, dict] = {}
   for pair in summary["paired"]:
-    lines.append(f"| {pair['ours']} | {pair['theirs']} | {_shown(pair)} |")
-  return "\n".join(lines) + "\n"
+    ours, rule = pair["ours"].rsplit(": ", 1)
+    theirs, other = pair["theirs"].rsplit(": ", 1)
+    if ours == theirs and not rule.endswith("@1"):
+      within.setdefault(f"{rule} over {other}", {})[ours] = pair
+    elif rule == other:
+      between.setdefault(rule, {}).setdefault(ours, {})[theirs] = pair
+  if within:
+    parts += ["Points that a rule gains, on the same problems:"]
+    parts += [_grid("", systems, within)]
+  votes = [rule for rule in rules if rule.startswith("vote@")]
+  for rule in (GREEDY, *votes[-1:]):
+    if rule in between:
+      parts += [f"Points by {rule} of a row's system over a column's:"]
+      parts += [_grid(rule, list(systems)[:-1], between[rule])]
+  return "\n\n".join(parts) + "\n"
+
+
+def _grid(
+  corner: str, columns: Iterable[str], rows: Mapping[str, Mapping[str, Any]]
+) -> str:
+  """A table; what is absent or None is an empty cell."""
+  columns = list(columns)
+  lines = [[corner, *columns], ["---"] * (1 + len(columns))]
+  for name, row in rows.items():
+    cells = [row.get(column) for column in columns]
+    lines.append([name, *(_shown(cell) if cell else "" for cell in cells)])
+  return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _shown(row: Mapping[str, Any]) -> str:

@@ -100,13 +100,22 @@ def test_summary_pairs_what_is_comparable():
 
 def test_report_has_every_figure():
   found = selection.summary(systems(), ks=(1, 4), resamples=100)
-  text = selection.report(found)
-  lines = text.splitlines()
-  assert lines[0].startswith("3 problems")
-  table = lines[2 : lines.index("", 2)]
-  assert {line.count("|") for line in table} == {4}
-  assert any(line.startswith("| rerank@4 | 0.0 [") for line in lines)
-  assert sum("sft: vote@4" in line for line in lines) == 4
+  parts = selection.report(found).rstrip("\n").split("\n\n")
+  assert parts[0].startswith("3 problems")
+  figures, within, top, vote = (part.splitlines() for part in parts[1::2])
+  for table, cells in ((figures, 3), (within, 3), (top, 2), (vote, 2)):
+    assert {line.count("|") for line in table} == {cells + 1}
+  assert figures[0] == "|  | sft | reft |"
+  assert any(line.startswith("| rerank@4 | 0.0 [") for line in figures)
+  assert len(figures) == 2 + len(found["systems"]["sft"])
+  # reft has no scores: nothing to rerank.
+  rerank = next(line for line in within if "rerank@4 over vote@4" in line)
+  assert rerank.endswith("|  |") and rerank.count("[") == 1
+  assert not any("@1 over" in line for line in within)
+  assert [line.split(" | ")[0] for line in (top[0], top[2])] == [
+    *("| top-1", "| reft"),
+  ]
+  assert vote[2] == "| reft | 0.0 [0.0, 0.0] |"
 
 
 # ------------------------------------------------------------------- reranking

@@ -231,7 +231,7 @@ def test_metrics_are_those_of_the_samples(run):
     100 * np.mean([row.candidates[0].correct for row in greedy])
   )
   text = (folder / "metrics.md").read_text()
-  assert "| rerank@4 |" in text and "warm: rerank@4" in text
+  assert "| rerank@4 |" in text and "| rerank@4 over vote@4 |" in text
   assert said["evaluation"].endswith("2 systems on 14 problems")
 
 
