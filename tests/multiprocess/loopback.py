@@ -52,7 +52,7 @@ def start(processes, each, root, *wanted):
   )
 
 
-def run(processes, each, root, *wanted, timeout=300, **more):
+def run(processes, each, root, *wanted, timeout=1800, **more):
   """`wanted` stages to their end, in several processes."""
   arguments, environment = command(processes, each, root, *wanted, **more)
   made = subprocess.run(
