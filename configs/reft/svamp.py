@@ -13,7 +13,7 @@ from refine_jax import config
 # Layers, width, heads, vocabulary; updates of the warm start, rounds, and the
 # rate of supervised training.
 SIZES = {
-  "small": (3, 64, 2, 2000, 600, 100, 3e-3),
+  "small": (3, 64, 2, 2000, 2000, 100, 2e-3),
   "medium": (8, 256, 8, 4000, 1000, 1000, 1e-3),
 }
 # Prompts of any split, which show the question twice for a program; a target.
@@ -61,6 +61,7 @@ def get_config(text=""):
       vocab_size=vocabulary,
       texts=10_000,
       code=args.form == "program",
+      split_digits=False,  # copying one piece is learned before copying three
     ),
     model=model,
     max_prompt=prompts[-1],
@@ -87,7 +88,7 @@ def get_config(text=""):
     reranker=(1e-3, 300),
     seed=args.seed,
   )
-  experiment.train_generator.train.eval_rows = 300
+  experiment.train_generator.train.update(batch_size=32, eval_rows=300)
   experiment.train_reft.train.eval_rows = 300
   experiment.train_online_st.train.eval_rows = 300
   config.ablate(experiment, args.variant)

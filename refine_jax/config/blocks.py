@@ -69,7 +69,8 @@ def pretrained(path: str, **overrides: Any) -> ConfigDict:
 
 
 def checkpoint(path: str) -> ConfigDict:
-  """A model from a checkpoint of ours: describes itself."""
+  """A model from a checkpoint of ours, which describes itself; goes before
+  the other fields."""
   return ConfigDict(
     {"path": "", "family": "", "overrides": {}, "init_from": path}
   )

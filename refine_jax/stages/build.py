@@ -138,6 +138,12 @@ def fresh_model(
 ) -> Model:
   """The model of a `model` section: a checkpoint, pretrained, or random."""
   if config.init_from:
+    if config.path:
+      print(
+        f"model: from init_from={config.init_from}, not from"
+        f" path={config.path}",
+        flush=True,
+      )
     return load_model(resolve(config.init_from, workdir), mesh)
   text = tokenizer(tokenizer_config, workdir, markers)
   if config.path:

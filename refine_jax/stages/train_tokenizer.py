@@ -44,6 +44,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
       settings.vocab_size,
       settings.model_type,
       markers,
+      split_digits=settings.get("split_digits", True),
       code=settings.get("code", False),
     )
   if lost := made.tokens_unknown(markers):
