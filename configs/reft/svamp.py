@@ -18,7 +18,7 @@ SIZES = {
 }
 # Prompts of any split, which show the question twice for a program; a target.
 LENGTHS = {
-  "program": ((96, 144, 208, 352), 128),
+  "program": ((72, 88, 104, 136, 192, 320), 128),
   "text": ((48, 64, 96, 176), 256),
 }
 

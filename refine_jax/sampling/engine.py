@@ -29,7 +29,7 @@ from refine_jax.sampling.statistics import Statistics, compilations
 __all__ = ["Engine", "Request", "Sampling"]
 
 REPORT_SECONDS = 10
-MOST_BUCKETS = 4
+MOST_BUCKETS = 8
 # Positions of a page where branches cost nothing beside what they save.
 PAGE = {"cpu": 64}
 

@@ -320,7 +320,7 @@ def test_annotator(engine):
   ("changes", "word"),
   [
     ({"mode": "lazy"}, "mode = 'lazy'"),
-    ({"prompt_buckets": (2, 4, 6, 8, 10)}, "prompt_buckets"),
+    ({"prompt_buckets": tuple(range(2, 11))}, "prompt_buckets"),
     ({"prefill_chunk": 0}, "prefill_chunk = 0"),
     ({"mode": "static", "cache_dtype": "int8"}, "cache_dtype = 'int8'"),
   ],
