@@ -76,7 +76,7 @@ def test_seven_billion_on_programs():
     ("model=galactica_125m", 0.01, 5, 3e-6, 42),
     ("model=codegen_350m", 0.01, 0.1, 3e-6, 43),
     ("model=codegen_350m,task=mathqa", 0.01, 0.1, 3e-6, 42),
-    ("model=codeparrot_small,task=svamp", 0.01, 1, 3e-6, 43),
+    ("model=codeparrot_small,task=svamp", 0.01, 1, 3e-6, 42),
   ],
 )
 def test_coefficients(text, beta, alpha, rate, seed):

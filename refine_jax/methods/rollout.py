@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from refine_jax.batch import Batch
+from refine_jax.methods import self_training
 from refine_jax.methods.refine import Template
 from refine_jax.records import Problem, Sample
 from refine_jax.sampling import score
@@ -155,7 +156,7 @@ def roll_out(
   """
   whole_distribution(sampling)
   requests = [
-    Request(f"{name}/{i}/{p.id}", template.first(task.prompt(p)))
+    Request(f"{name}/{i}/{p.id}", self_training.continued(task, template, p))
     for i, p in enumerate(problems)
   ]
   owners = {r.id: p for r, p in zip(requests, problems, strict=True)}
@@ -170,7 +171,9 @@ def roll_out(
   for request, sample in engine.stream(params, order, sampling):
     samples[request.id] = sample
     if request.id in mine:
-      checker.add(request.id, owners[request.id], sample.text)
+      problem = owners[request.id]
+      text = task.prefix(problem) + sample.text
+      checker.add(request.id, problem, text)
   done = time.perf_counter()
   judged = {k: v for part in gather(checker.results()) for k, v in part.items()}
   waited = time.perf_counter() - done

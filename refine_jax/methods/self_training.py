@@ -15,6 +15,7 @@ from refine_jax.records import (
   Candidate,
   Example,
   Problem,
+  Prompt,
   Sample,
 )
 from refine_jax.sampling.settings import Request
@@ -30,15 +31,14 @@ def requests(
 
   Where the task forces a prefix, it ends the prompt that is continued.
   """
-  return [
-    Request(p.id, (*template.first(task.prompt(p)), *_forced(task, p)), n=n)
-    for p in problems
-  ]
+  return [Request(p.id, continued(task, template, p), n=n) for p in problems]
 
 
-def _forced(task: Task, problem: Problem) -> tuple[str, ...]:
+def continued(task: Task, template: Template, problem: Problem) -> Prompt:
+  """What a sampler goes on from: the bare question and the forced prefix."""
   prefix = task.prefix(problem)
-  return (prefix,) if prefix else ()
+  prompt = template.first(task.prompt(problem))
+  return (*prompt, prefix) if prefix else prompt
 
 
 def checked(

@@ -29,6 +29,7 @@ from refine_jax.sampling.statistics import Statistics
 from refine_jax.stages import adapters
 from refine_jax.stages.reading import BadConfig, reading
 from refine_jax.tasks import base as tasks
+from refine_jax.tasks import programs, reft_rows
 from refine_jax.training import checkpoint, optim, state
 
 
@@ -88,6 +89,31 @@ def problems(
     print(f"data: {report}", flush=True)
   start, stop = rows
   return found[start:stop]
+
+
+def pool_of(task: tasks.Task) -> programs.Pool | None:
+  """Where a task's programs run, if it has any."""
+  runs = isinstance(task, reft_rows.ReftTask) and task.form == "program"
+  return programs.shared() if runs else None
+
+
+def tell_programs(task: tasks.Task) -> None:
+  """Prints how many programs ran, failed and were refused, and for what."""
+  if pool := pool_of(task):
+    print(f"programs: {pool.report()}", flush=True)
+
+
+def refuse_test(config: ConfigDict, *splits: str) -> None:
+  """Test problems are read by run_evaluate alone.
+
+  Raises:
+    BadConfig: a split is the one that the config's run_evaluate reads.
+  """
+  if "run_evaluate" not in config:
+    return
+  for split in splits:
+    if split == config.run_evaluate.split:
+      raise BadConfig(f"split {split!r} is kept for run_evaluate; take another")
 
 
 def mesh(config: ConfigDict) -> jax.sharding.Mesh:

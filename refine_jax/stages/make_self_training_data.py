@@ -33,6 +33,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   if done.exists():
     return f"{workdir} is complete: {done.read_text().strip()}"
   settings = config.make_self_training_data
+  build.refuse_test(config, settings.split)
   task = build.task(config.task, settings.options)
   attempts = sampled.read(settings.samples, workdir)
   problems = build.problems(task, settings.split, config.data)

@@ -18,11 +18,10 @@ from ml_collections import ConfigDict
 
 from refine_jax import records
 from refine_jax.batch import Params
-from refine_jax.methods import rollout
+from refine_jax.methods import rollout, self_training
 from refine_jax.sampling.statistics import Statistics
 from refine_jax.stages import adapters, build, distributed, supervised
 from refine_jax.stages.reading import BadConfig
-from refine_jax.tasks import programs, reft_rows
 from refine_jax.tasks.base import Task
 from refine_jax.training import hooks
 from refine_jax.training.checkpoint import Checkpointer, Goal
@@ -109,8 +108,7 @@ class Rounds:
     fits = [
       p
       for p in problems
-      if len(self.engine.encode(self._template.first(self._task.prompt(p))))
-      <= self.shape.prompt
+      if len(self.engine.encode(self._continued(p))) <= self.shape.prompt
     ]
     if len(fits) < len(problems):
       print(
@@ -119,6 +117,9 @@ class Rounds:
         flush=True,
       )
     return fits
+
+  def _continued(self, problem: records.Problem) -> records.Prompt:
+    return self_training.continued(self._task, self._template, problem)
 
   def make(
     self, params: Params, number: int
@@ -155,6 +156,7 @@ class Rounds:
 
   def close(self) -> None:
     self._checker.close()
+    build.tell_programs(self._task)
 
 
 def unused(before: Statistics, after: Statistics) -> dict[str, float]:
@@ -178,8 +180,8 @@ def unused(before: Statistics, after: Statistics) -> dict[str, float]:
 
 def refusals(task: Task) -> int:
   """Programs that wanted what the sandbox lacks, so far."""
-  runs = isinstance(task, reft_rows.ReftTask) and task.form == "program"
-  return sum(programs.shared().refused.values()) if runs else 0
+  pool = build.pool_of(task)
+  return sum(pool.refused.values()) if pool else 0
 
 
 @dataclasses.dataclass
@@ -342,6 +344,7 @@ def problems_of(
   task: Task, config: ConfigDict, settings: ConfigDict
 ) -> tuple[list[records.Problem], list[records.Problem]]:
   """Training problems, and those of the validation split."""
+  build.refuse_test(config, settings.split, settings.eval_split)
   stop = settings.rows or None
   train = build.problems(task, settings.split, config.data, rows=(0, stop))
   held_out = build.problems(
@@ -360,6 +363,7 @@ def validation(
     held_out,
     rounds.engine,
     build.at_temperature(build.sampling(config.completion), 0.0),
+    forced=True,
   )
 
 

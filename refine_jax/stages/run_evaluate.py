@@ -38,6 +38,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   settings = config.run_evaluate
   bench = Bench(config, workdir)
   found = {name: bench.system(name) for name in settings.order}
+  build.tell_programs(bench.task)
   if jax.process_index():
     return ""
   made = selection.summary(
@@ -63,11 +64,11 @@ class Bench:
   def __init__(self, config: ConfigDict, workdir: pathlib.Path):
     settings = config.run_evaluate
     self._config, self._settings, self._workdir = config, settings, workdir
-    self._task = build.task(config.task, settings.options)
+    self.task = build.task(config.task, settings.options)
     self._template = build.template(config.template)
     self._mesh = build.mesh(config.mesh)
     self._problems = build.problems(
-      self._task,
+      self.task,
       settings.split,
       config.data,
       rows=(settings.rows[0], settings.rows[1] or None),
@@ -120,7 +121,7 @@ class Bench:
         build.load_model, folder, build.own_mesh(self._config.mesh)
       ),
       self._config.engine,
-      self._task,
+      self.task,
       self._template,
       self._problems,
       n=1 if greedy else self._settings.n,

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from refine_jax import files, records
 from refine_jax.stages import build, launch, sampled
-from refine_jax.stages.reading import BadConfig
 
 SECTIONS = (
   "seed",
@@ -33,7 +32,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   3. Count.
   """
   settings = config.run_sample
-  refuse_test(settings.split, config)
+  build.refuse_test(config, settings.split)
   task = build.task(config.task, settings.options)
   problems = build.problems(
     task,
@@ -57,6 +56,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
       chunk=settings.chunk,
       suffix=suffix,
     )
+  build.tell_programs(task)
   counts = count(shard)
   path = shard.with_name(shard.name.replace("samples", "counts", 1))
   files.write(path.with_suffix(".json"), json.dumps(counts) + "\n")
@@ -65,18 +65,6 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
     f" {workdir}: {counts['correct']} correct, {counts['solved']} problems"
     " solved"
   )
-
-
-def refuse_test(split: str, config: ConfigDict) -> None:
-  """Test problems are read by run_evaluate alone.
-
-  Raises:
-    ValueError: `split` is the one that the config's run_evaluate reads.
-  """
-  if "run_evaluate" in config and split == config.run_evaluate.split:
-    raise BadConfig(
-      f"split {split!r} is kept for run_evaluate; sample another one"
-    )
 
 
 def count(path: pathlib.Path) -> dict[str, int]:

@@ -189,16 +189,29 @@ def answering(
   problems: Sequence[records.Problem],
   engine: Engine,
   sampling: Sampling,
+  *,
+  forced: bool = False,
 ) -> Validate:
-  """Answers the bare questions; the task's figures in percent."""
-  requests = [Request(p.id, template.first(task.prompt(p))) for p in problems]
+  """Answers the bare questions; the task's figures in percent.
+
+  `forced` begins every answer with the task's prefix, if it has one: as
+  published not while a generator is trained on its golds (which have it), but
+  wherever it is sampled.
+  """
+  prefixes = [task.prefix(p) if forced else "" for p in problems]
+  requests = [
+    Request(p.id, (*template.first(task.prompt(p)), *filter(None, [prefix])))
+    for p, prefix in zip(problems, prefixes, strict=True)
+  ]
   jobs = _fitting(engine, requests, sampling)
 
   def validate(params: Params) -> dict[str, float]:
     groups = engine.run(params, jobs)
     rows = [
-      task.metrics(problem, sample.text)
-      for problem, (sample,) in zip(problems, groups, strict=True)
+      task.metrics(problem, prefix + sample.text)
+      for problem, prefix, (sample,) in zip(
+        problems, prefixes, groups, strict=True
+      )
     ]
     return {k: 100 * float(np.mean([r[k] for r in rows])) for k in rows[0]}
 

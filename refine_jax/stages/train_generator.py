@@ -34,6 +34,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   3. Train; every `eval_every` updates answer the validation problems.
   """
   settings = config.train_generator
+  build.refuse_test(config, settings.split, settings.eval_split)
   task = build.task(config.task, settings.options)
   template = build.template(config.template)
   mesh = build.mesh(config.mesh)

@@ -126,3 +126,23 @@ def test_batches_have_few_shapes_and_refuse_long_prompts():
   assert beside["sampled_BT"].shape == (3, 2)
   with pytest.raises(ValueError, match="8 tokens, data"):
     rollout.batch_of(rollouts, rollout.Shape(7, 8))
+
+
+class Headed(scripted.Echo):
+  """Completions begin with a line that is forced, and count with it."""
+
+  def prefix(self, problem):
+    return "def: "
+
+  def rewards(self, problems, completions):
+    return [float(text.startswith("def: ")) for text in completions]
+
+
+def test_a_forced_prefix_is_prompt_and_is_judged():
+  task = Headed()
+  problem = task.problem({"id": "p", "q": "say it 7"})
+  made, _ = roll([problem], Slow(), task)
+  assert made[0].prompt == Slow().encode(("say it 7", "def: "))
+  assert made[0].reward == 1.0
+  # Only what the policy wrote is learned from.
+  assert made[0].sample.text == "7"

@@ -23,6 +23,7 @@ from refine_jax.stages import (
   export_hf,
   launch,
   make_self_training_data,
+  on_policy,
   rerankers,
   run_evaluate,
   run_sample,
@@ -31,6 +32,7 @@ from refine_jax.stages import (
   train_reranker,
   train_tokenizer,
 )
+from refine_jax.stages.reading import BadConfig
 
 HERE = pathlib.Path(__file__).parent
 CONFIG = HERE / "arithmetic_config.py"
@@ -141,6 +143,21 @@ def test_test_problems_are_read_by_evaluation_alone(run, tmp_path):
   with pytest.raises(ValueError, match="kept for run_evaluate"):
     run_sample.main(config, tmp_path)
   assert not list(tmp_path.iterdir())
+  shipped = HERE.parent.parent / "configs" / "reft" / "arithmetic.py"
+  for stage, section, field in (
+    (train_generator, "train_generator", "split"),
+    (train_generator, "train_generator", "eval_split"),
+    (make_self_training_data, "make_self_training_data", "split"),
+    (None, "train_reft", "split"),
+    (None, "train_online_st", "eval_split"),
+  ):
+    config = launch.load_config(f"{shipped}:smoke")
+    config[section][field] = "test"
+    with pytest.raises(BadConfig, match="'test' is kept for run_evaluate"):
+      if stage:
+        stage.main(config, tmp_path)
+      else:
+        on_policy.problems_of(None, config, config[section])
 
 
 def test_self_training_data(run):

@@ -11,9 +11,12 @@ from refine_jax.stages import (
   build,
   launch,
   on_policy,
+  reft_learner,
   train_reft,
   train_tokenizer,
 )
+from refine_jax.stages.reft_learner import Mismatch
+from refine_jax.tasks import base
 
 TOP = pathlib.Path(__file__).parent.parent.parent
 
@@ -70,6 +73,36 @@ def test_a_sampler_that_says_otherwise_is_seen(half):
   assert figures["sampler_gap"] == pytest.approx(0.5, abs=0.05)
 
 
+def test_a_mismatch_ends_a_run_before_its_first_update(half, monkeypatch):
+  config, root, _ = half
+  config = config.copy_and_resolve_references()
+  config.model.overrides.dtype = "float32"
+  config.train_reft.model = config.model
+
+  def start(name):
+    (root / name).mkdir()
+    train_reft.main(config, root / name)
+
+  with monkeypatch.context() as patched:
+    # A sampler at another temperature than the scorer's.
+    patched.setattr(
+      build,
+      "at_temperature",
+      lambda sampling, temperature: dataclasses.replace(
+        sampling, temperature=1.3 * temperature
+      ),
+    )
+    with pytest.raises(Mismatch, match="sampler and scorer differ"):
+      start("temperature")
+  with monkeypatch.context() as patched:
+    patched.setattr(reft_learner, "EXACT", -1.0)
+    with pytest.raises(Mismatch, match=r"log policy - log reference"):
+      start("reference")
+    config.train_reft.ppo.reference = "none"
+    with pytest.raises(Mismatch, match=r"\|ratio - 1\| is up to"):
+      start("ratio")
+
+
 def test_positions_that_nothing_came_of(half):
   for row in half[2]:
     # A slot per rollout, until the longest ends.
@@ -85,3 +118,25 @@ def test_positions_that_nothing_came_of(half):
     "prompt_padding": 0.25,
     "positions_unused": 0.25,
   }
+
+
+def test_refused_programs_are_told_by_name(tmp_path, capsys):
+  """Counted by the round, and named when a stage ends."""
+  (tmp_path / "reft").mkdir()
+  row = {
+    "item_id": "svamp_1",
+    "question": "1 + 1 ?",
+    "answer_value": "2.0",
+    "answer_cot": 'def solution():\n    """1 + 1 ?"""\n    return 2',
+  }
+  for name in ("svamp_python_sdp", "svamp_test_set"):
+    (tmp_path / "reft" / f"{name}.json").write_text(json.dumps([row] * 20))
+  task = base.load("svamp", path=str(tmp_path))
+  problem = task.problem(row | {"id": "0", "line": 1})
+  before = on_policy.refusals(task)
+  wanted = "    import telnetlib\n    return 2"
+  assert task.rewards([problem] * 2, [wanted, "    return 2"]) == [0.0, 1.0]
+  assert on_policy.refusals(task) == before + 1
+  build.tell_programs(task)
+  assert "telnetlib" in capsys.readouterr().out
+  assert on_policy.refusals(base.load("arithmetic")) == 0

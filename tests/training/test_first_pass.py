@@ -1,5 +1,6 @@
 """The first pass over a whole round against scoring it and then learning."""
 
+import fakes
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,3 +100,67 @@ def test_one_look_instead_of_two(family, judged, settings):
   close(apart.params, at_once.params, 1e-5)
   moved = jax.tree.map(lambda x, y: x - y, at_once.params, params)
   assert float(optax.tree.norm(moved)) > 1e-2
+
+
+def test_the_forward_is_that_of_evaluation(judged):
+  """A family with dropout is given no randomness (the original's `eval()`)."""
+  family = fakes.FakeFamily(fakes.FakeConfig(vocab_size=V, dropout=0.5))
+  values = ActorCritic(family)
+  policy = nn.unbox(family.init(jax.random.key(0), judged.batch)["params"])
+  head = nn.unbox(values.init_head(jax.random.key(1)))
+  params = {"policy": policy, "value": {"head": head}}
+  settings = ppo.PPOSettings()
+  seen = ppo.look(family, params, judged.batch, settings, values.values)
+  made, _ = ppo.experience(judged, seen, None, 0.0, settings)
+  loss = ppo.ppo_loss(family, values.values, settings)
+  found = [loss(params, made, jax.random.key(i)) for i in range(2)]
+  assert float(found[0].total) == float(found[1].total)
+  # The policy that made them: no ratio is off 1.
+  assert float(found[0].metrics["ratio_gap"].total) <= 1e-6
+
+
+def test_the_bonus_pays_for_entropy(family, judged):
+  """Its part of the loss is minus the mean entropy, its gradient that one's."""
+  policy = jax.tree.map(
+    lambda x: 0.3 * jax.random.normal(jax.random.key(x.size), x.shape),
+    nn.unbox(families.abstract_params(family)),
+  )
+  actor = ActorCritic(family)
+  head = nn.unbox(actor.init_head(jax.random.key(1)))
+  params = {"policy": policy, "value": {"head": head}}
+  mask_BT = judged.batch.loss_mask_BT
+  plain, paid = (
+    ppo.PPOSettings(reduction="token", entropy_bonus=bonus)
+    for bonus in (0.0, 0.5)
+  )
+  seen = ppo.look(family, params, judged.batch, plain, actor.values)
+  made, _ = ppo.experience(judged, seen, None, 0.0, plain)
+
+  def extra(params):
+    losses = [
+      ppo.ppo_loss(family, actor.values, s)(params, made, None)
+      for s in (paid, plain)
+    ]
+    return (losses[0].total - losses[1].total) / losses[1].weight
+
+  def entropy(params):
+    seen = ppo.look(family, params, judged.batch, plain, None)
+    return jnp.where(mask_BT, seen["entropy_BT"], 0).sum() / mask_BT.sum()
+
+  np.testing.assert_allclose(extra(params), -0.5 * entropy(params), rtol=1e-4)
+  step = jax.tree.map(
+    lambda x: jax.random.normal(jax.random.key(7), x.shape), params
+  )
+  ahead, behind = (
+    entropy(jax.tree.map(lambda x, d, s=sign: x + s * 1e-2 * d, params, step))
+    for sign in (1, -1)
+  )
+  slope = sum(
+    (g * d).sum()
+    for g, d in zip(
+      jax.tree.leaves(jax.grad(extra)(params)),
+      jax.tree.leaves(step),
+      strict=True,
+    )
+  )
+  np.testing.assert_allclose(slope, -0.5 * (ahead - behind) / 2e-2, rtol=2e-2)
