@@ -3,8 +3,9 @@
 import pathlib
 
 import pytest
+from ml_collections import ConfigDict
 
-from refine_jax.stages import launch
+from refine_jax.stages import build, launch
 
 FILE = pathlib.Path(__file__).parent.parent / "configs" / "reft" / "ppo.py"
 
@@ -123,3 +124,86 @@ def test_ablations_are_evaluated_beside_the_rest():
   evaluated = load("variants=no_kl+no_partial").run_evaluate
   assert evaluated.order[-2:] == ("ReFT, no_kl", "ReFT, no_partial")
   assert evaluated.systems["ReFT, no_kl"].generator == "../reft_no_kl"
+
+
+@pytest.mark.parametrize(
+  ("text", "rate", "epochs"),
+  [
+    ("", 1e-5, 40),
+    ("model=galactica_6_7b,task=mathqa", 1e-5, 40),
+    ("model=galactica_125m", 2e-5, 40),
+    ("model=codegen_350m,task=mathqa", 2e-5, 100),
+    ("model=codeparrot_small", 2e-5, 100),
+  ],
+)
+def test_supervised_training(text, rate, epochs):
+  """Section 4.3 and the scripts: 48 rows, a tenth of it warming up."""
+  config = load(text)
+  train, optimizer = (
+    config.train_generator.train,
+    config.train_generator.train.optimizer,
+  )
+  rows = 15_250 if "mathqa" in text else 7_356
+  assert train.steps == epochs * -(-rows // 48)
+  assert (train.batch_size, train.keep_last) == (48, epochs)
+  assert optimizer.warmup_steps == train.steps // 10
+  assert (optimizer.learning_rate, optimizer.schedule) == (rate, "linear")
+  assert (optimizer.name, optimizer.b1, optimizer.b2) == ("adamw", 0.9, 0.999)
+  assert (optimizer.weight_decay, optimizer.clip_norm) == (0, 1)
+
+
+@pytest.mark.parametrize(
+  ("text", "batch", "rate"),
+  [
+    ("", 32, 3e-7),
+    ("model=galactica_125m", 256, 3e-6),
+    ("model=codegen_350m", 128, 3e-6),
+    ("model=codeparrot_small", 256, 3e-6),
+  ],
+)
+def test_online_self_training_and_ppo_share_their_settings(text, batch, rate):
+  config = load(text)
+  online, ppo = config.train_online_st, config.train_reft
+  for train in (online.train, ppo.train):
+    assert train.batch_size == batch
+    assert train.optimizer.learning_rate == rate
+    assert train.optimizer.schedule == "constant"
+    assert (train.optimizer.weight_decay, train.optimizer.clip_norm) == (0, 1)
+  assert online.train.steps == ppo.train.steps
+  assert (online.passes, online.gold, online.minibatch) == (2, 0.5, 0)
+  assert online.rollout == ppo.rollout
+  assert (online.rollout.temperature, online.rollout.samples) == (1, 1)
+
+
+def test_sampling_and_lengths():
+  config = load("model=codegen_350m,task=svamp")
+  assert config.completion.max_tokens == 200  # 500 with the prompt
+  sampling = config.run_sample.sampling
+  assert (sampling.temperature, sampling.max_tokens) == (1.0, 724)
+  assert config.make_self_training_data.choose == "first"
+  offline = load("arm=offline").train_generator.train
+  assert (offline.batch_size, offline.optimizer.learning_rate) == (48, 1e-5)
+  assert offline.optimizer.schedule == "linear"
+
+
+def test_warm_up_length():
+  """An ablation of the paper; of the small configs it counts updates."""
+  for epochs in (1, 5):
+    section = load(f"warm={epochs}").train_reft
+    assert section.model.init_from == f"../sft/checkpoints/{154 * epochs}"
+  small = launch.load_config(f"{FILE.parent}/arithmetic.py:warm=100,rounds=7")
+  assert small.train_generator.train.steps == 100
+  sft = launch.load_config(
+    f"{FILE.parent}/arithmetic.py:warm=100,rounds=7,arm=sft"
+  )
+  assert sft.train_generator.train.steps == 100 + 2 * 7
+
+
+def test_no_partial_reward_reaches_the_rewards():
+  config = launch.load_config(f"{FILE.parent}/arithmetic.py:variant=no_partial")
+  rewards = []
+  for options in ({}, config.train_reft.options):
+    task = build.task(config.task, ConfigDict(options))
+    problem = task.problem(task.source("train").rows[0])
+    rewards.append(task.rewards([problem] * 2, ["a = 1 + 1 ; return a", ""]))
+  assert rewards == [[0.1, 0.0], [0.0, 0.0]]

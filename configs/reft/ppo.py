@@ -2,7 +2,7 @@
 
     --config=configs/reft/ppo.py[:task=...,form=...,model=...,arm=...]
 
-`seed=-1` is the published one.
+`seed=-1` is the published one, and so is `warm=0`, the epochs of warm-up.
 
 Tables are those of the paper and of its released scripts, with global batch
 sizes (theirs are per device, times 8), so that no number depends on how many
@@ -67,6 +67,7 @@ def get_config(text=""):
     variant="paper",
     variants="",
     path=config.data_folder(),
+    warm=0,
     seed=-1,
     smoke=False,
   )
@@ -93,7 +94,9 @@ def _kl(args):
 
 
 def _warm_epochs(args):
-  """Epochs of the run that the scripts start from."""
+  """Epochs of the run that the scripts start from, unless others are wanted."""
+  if args.warm:
+    return args.warm
   if _column(args) == "7b":
     return WARM[args.task][args.form == "text"]
   if args.task in ("gsm8k", "svamp"):
