@@ -45,7 +45,9 @@ def test_sampler_against_trainer_in_bfloat16(half):
     assert 1e-7 < row["sampler_gap"] <= row["sampler_gap_largest"] < 0.1
 
 
-def test_a_sampler_that_says_otherwise_is_seen(half):
+@pytest.fixture(scope="module")
+def parts(half):
+  """The model before its first round, the task and its problems."""
   config, root, _ = half
   task = build.task(config.task)
   model = build.fresh_model(
@@ -55,9 +57,13 @@ def test_a_sampler_that_says_otherwise_is_seen(half):
     root / "reft",
     seed=0,
   )
-  problems = build.problems(task, "train", config.data)
-  rounds = on_policy.Rounds(model, task, problems, config, config.train_reft)
-  learner = train_reft.learner(model, config, rounds.shape)
+  return model, task, build.problems(task, "train", config.data)
+
+
+def test_a_sampler_that_says_otherwise_is_seen(half, parts):
+  config, _, _ = half
+  rounds = on_policy.Rounds(*parts, config, config.train_reft)
+  learner = train_reft.learner(parts[0], config, rounds.shape)
   rollouts, _ = rounds.make(learner.policy, 0)
   wrong = [
     dataclasses.replace(
@@ -71,6 +77,33 @@ def test_a_sampler_that_says_otherwise_is_seen(half):
   rounds.close()
   figures = learner.learn(0, wrong)
   assert figures["sampler_gap"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_long_prompts_are_left_out_and_none_is_cut(half, parts, capsys):
+  config, _, _ = half
+  _, task, problems = parts
+  template = build.template(config.template)
+  whole = on_policy.Rounds(*parts, config, config.train_reft)
+  lengths = [
+    len(whole.engine.encode(template.first(task.prompt(p)))) for p in problems
+  ]
+  settings = config.train_reft.copy_and_resolve_references()
+  settings.rollout.max_prompt = limit = sorted(lengths)[len(lengths) // 2]
+  left = sum(n > limit for n in lengths)
+  assert 0 < left < len(problems)
+  capsys.readouterr()
+  rounds = on_policy.Rounds(*parts, config, settings)
+  assert (
+    f"{left} of {len(problems)} problems have prompts of more than {limit}"
+    in capsys.readouterr().out
+  )
+  asked = {task.prompt(p): n for p, n in zip(problems, lengths, strict=True)}
+  for number in range(3):
+    made, _ = rounds.make(parts[0].params, number)
+    for row in made:
+      assert asked[task.prompt(row.problem)] == len(row.prompt) <= limit
+  whole.close()
+  rounds.close()
 
 
 def test_a_mismatch_ends_a_run_before_its_first_update(half, monkeypatch):

@@ -95,6 +95,19 @@ def test_hostile_programs_give_no_answer_and_neighbours_are_right():
     if numeric_answers.number(outcome.value) is not None
   ]
   assert answered == []
+  # Each by the limit that is there for it, not by what the next one caught.
+  ends = dict(zip((name for name, _ in hostile), outcomes[::2], strict=True))
+  for name, error in (
+    ("loops/while true", "TimeoutError"),
+    ("memory/list of ten billion", "MemoryError"),
+    ("memory/appending", "MemoryError"),
+    ("integers/tower", "MemoryError"),
+    ("depth/recursion", "RecursionError"),
+    ("outside/read a file", "PermissionError"),
+  ):
+    assert ends[name].error == error, name
+  assert ends["outside/shell"].refused == "os.system"
+  assert ends["outside/socket"].refused == "module socket"
   assert [o.value for o in outcomes[1::2]] == [
     1000 + i for i in range(len(hostile))
   ]
