@@ -75,7 +75,8 @@ def checked(
         id=problem.id + suffix,
         problem=problem.id,
         question=task.prompt(problem),
-        gold=task.target(problem),
+        # Published test rows have an answer and nothing to learn from.
+        gold=task.target(problem) if problem.gold else "",
         candidates=tuple(candidates[start : start + len(group)]),
       )
     )

@@ -139,8 +139,8 @@ class Rounds:
       template=self._template,
       sampling=self._sampling,
       name=str(number),
-      # Golds say when to begin, and nothing else.
-      expected=[len(self._task.target(p)) for p in problems],
+      # Golds, where there are any, say when to begin, and nothing else.
+      expected=[len(p.gold and self._task.target(p)) for p in problems],
       share=(jax.process_index(), jax.process_count()),
       gather=distributed.gathered,
     )

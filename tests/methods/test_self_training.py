@@ -136,6 +136,22 @@ def test_a_forced_prefix_is_prompt_when_sampling_and_target_after():
   assert kept.target == ("[2 + 3] a 5",)
 
 
+def test_a_row_without_a_gold_is_checked_all_the_same():
+  """As published test sets are: an answer, and nothing to learn from."""
+  task = base.load("svamp", form="program")
+  row = {
+    **{"id": "0", "item_id": "svamp_1", "line": 1},
+    **{"question": "1 + 1 ?", "answer_value": "2.0", "answer_cot": ""},
+  }
+  problem = task.problem(row)
+  assert not problem.gold
+  sample = Sample(
+    "svamp_1/0", "    return 1 + 1", (7,), (-1.0,), (-1.0,), "eos"
+  )
+  (made,) = self_training.checked(task, [problem], [[sample]])
+  assert made.gold == "" and made.candidates[0].correct
+
+
 def test_an_indent_is_kept():
   rows = [attempts(PROBLEMS[0], "  x 5\n", "x 5", "  y 5")]
   assert made(rows=rows, cap=9, gold=0) == [

@@ -79,6 +79,20 @@ def test_a_sampler_that_says_otherwise_is_seen(half, parts):
   assert figures["sampler_gap"] == pytest.approx(0.5, abs=0.05)
 
 
+def test_golds_are_not_needed(half, parts):
+  """A question and its answer are all that a reward needs."""
+  config, _, _ = half
+  model, task, problems = parts
+  bare = [dataclasses.replace(p, gold="") for p in problems]
+  found = []
+  for some in (problems, bare):
+    rounds = on_policy.Rounds(model, task, some, config, config.train_reft)
+    made, _ = rounds.make(model.params, 1)
+    rounds.close()
+    found.append([(r.problem.id, r.sample.tokens, r.reward) for r in made])
+  assert found[0] == found[1]
+
+
 def test_long_prompts_are_left_out_and_none_is_cut(half, parts, capsys):
   config, _, _ = half
   _, task, problems = parts
