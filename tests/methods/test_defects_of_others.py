@@ -202,6 +202,9 @@ def test_the_same_noise_at_every_rollout(engine, params):
     def prompt(self, problem):
       return problem.question
 
+    def prefix(self, problem):
+      return ""
+
     def rewards(self, problems, texts):
       return [0.0] * len(texts)
 
