@@ -29,7 +29,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 from refine_jax.stages import allocator  # noqa: E402
 
 # Before anything allocates; for torch as well as for us.
-KEPT = "--no-allocator" not in sys.argv and allocator.keep_memory()
+KEPT = allocator.keep_memory()
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -232,7 +232,6 @@ def main() -> None:
   parser.add_argument("--layers", type=int, default=3)
   parser.add_argument("--threads", type=int, default=os.cpu_count())
   parser.add_argument("--checkpoint", default="", help="a warm start of ours")
-  parser.add_argument("--no-allocator", action="store_true")
   args = parser.parse_args()
   torch.set_num_threads(args.threads)
   torch.manual_seed(0)

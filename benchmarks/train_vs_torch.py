@@ -28,7 +28,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 from refine_jax.stages import allocator  # noqa: E402
 
 # Before anything allocates; for torch as well as for us.
-KEPT = "--no-allocator" not in sys.argv and allocator.keep_memory()
+KEPT = allocator.keep_memory()
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -215,7 +215,6 @@ def main() -> None:
   parser.add_argument("--pairs", type=int, default=12)
   parser.add_argument("--warm", type=int, default=2, help="uncounted pairs")
   parser.add_argument("--threads", type=int, default=os.cpu_count())
-  parser.add_argument("--no-allocator", action="store_true")
   parser.add_argument(
     "--unroll", type=int, default=8, help="layers per iteration of our loop"
   )

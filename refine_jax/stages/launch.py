@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, config_flags
 
 from refine_jax import files, records
 from refine_jax.models.hf import BadFolder
-from refine_jax.stages import allocator, distributed, reading
+from refine_jax.stages import distributed, reading
 from refine_jax.training import workdir as workdirs
 
 # A stage's `main`: does the work and returns one line saying what it made.
@@ -79,7 +79,6 @@ def run(main: Main, sections: Sequence[str]) -> None:
     "Join the processes of a pod or a cluster (jax.distributed) first.",
   )
   flags.mark_flags_as_required(["config", "workdir"])
-  allocator.keep_memory()
 
   def start(argv: list[str]) -> None:
     with distributed.leaving():

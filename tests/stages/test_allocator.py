@@ -10,8 +10,8 @@ from refine_jax.stages import allocator
 
 FAULTS = """
 import resource, sys
-from refine_jax.stages import allocator
 if sys.argv[1] == "keep":
+  from refine_jax.stages import allocator
   assert allocator.keep_memory() and allocator.keep_memory()
 def faults():
   return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -19,6 +19,24 @@ for _ in range(2):
   before = faults()
   for _ in range(8):
     bytearray(64 << 20)
+print(faults() - before)
+"""
+
+# A stage as `python -m` starts it: JAX's threads and XLA's buffers.
+STAGE = """
+import resource
+import refine_jax.stages.train_generator
+import jax, jax.numpy as jnp
+def turned(x):
+  return jnp.roll(jax.lax.optimization_barrier(x * 2), 5, axis=0)
+step = jax.jit(lambda x: turned(turned(turned(x))).sum())
+x = jnp.ones((80 << 10, 256))
+def faults():
+  return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(2):
+  before = faults()
+  for _ in range(8):
+    step(x).block_until_ready()
 print(faults() - before)
 """
 
@@ -30,8 +48,8 @@ def glibc():
     return False
 
 
-def faults(how):
-  run = [sys.executable, "-c", FAULTS, how]
+def faults(how, program=FAULTS):
+  run = [sys.executable, "-c", program, how]
   # Settings from outside would blur the difference.
   env = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
   return int(
@@ -44,6 +62,12 @@ def test_freed_memory_is_kept():
   # 8 blocks of 64 MiB: anew each time by default, none once they are kept.
   assert faults("default") > 1000
   assert faults("keep") < 100
+
+
+@pytest.mark.skipif(not glibc(), reason="the C library is not glibc")
+def test_a_stage_keeps_what_its_steps_give_back():
+  # 8 steps with temporaries of 160 MiB, 40,960 pages of them each.
+  assert faults("", STAGE) < 10_000
 
 
 @pytest.mark.parametrize("what", ["system", "library", "symbol"])
