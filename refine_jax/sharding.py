@@ -46,10 +46,17 @@ def make_mesh(
 ) -> Mesh:
   """A mesh over all devices; one axis may be -1, "what is left".
 
+  Args:
+    slice: where it is left at 1 and another axis is -1, it is the number of
+      TPU slices that the devices are of, so that parameters are gathered
+      within a slice and only gradients travel between them.
+
   Raises:
     ValueError: the sizes do not multiply to the number of devices.
   """
   devices = np.asarray(jax.devices() if devices is None else devices)
+  if slice == 1 and -1 in (data, fsdp, tensor):
+    slice = _slices(devices)
   sizes = dict(zip(MESH_AXES, (slice, data, fsdp, tensor), strict=True))
   free = [axis for axis, size in sizes.items() if size == -1]
   known = int(np.prod([s for s in sizes.values() if s != -1]))
@@ -67,6 +74,12 @@ def make_mesh(
     MESH_AXES,
     axis_types=(AxisType.Auto,) * len(MESH_AXES),
   )
+
+
+def _slices(devices: np.ndarray) -> int:
+  # GPUs have such an index, too, but say nothing of a pod's slices by it.
+  tpus = [d for d in devices.flat if d.platform == "tpu"]
+  return max(1, len({getattr(d, "slice_index", 0) for d in tpus}))
 
 
 def _arranged(sizes: tuple[int, ...], devices: list[Any]) -> np.ndarray:

@@ -59,8 +59,6 @@ def mesh(config: ConfigDict, topology: Topology) -> jax.sharding.Mesh:
   """
   sizes = config.mesh.to_dict()
   count = sizes.pop("devices")
-  if topology.slices > 1 and sizes["slice"] == 1:
-    sizes["slice"] = topology.slices
   try:
     return sharding.make_mesh(
       **sizes, devices=topology.devices()[: count or None]
