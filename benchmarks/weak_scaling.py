@@ -18,6 +18,8 @@ import re
 import jax
 
 jax.config.update("jax_platforms", "cpu")
+# A program out of the cache has no text to read.
+jax.config.update("jax_enable_compilation_cache", False)
 
 from refine_jax import sharding  # noqa: E402
 from refine_jax.models import families, hf  # noqa: E402
