@@ -8,10 +8,12 @@
 # and --distributed. The output of process 0 is shown, that of the others is in
 # $REFINE_JAX_LOGS (a temporary folder) and shown where one fails. When a
 # process dies the others are ended, within a minute; the same command resumes.
+# Programs are compiled once: JAX_COMPILATION_CACHE_DIR, or workdir/.xla here.
 set -euo pipefail
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 usage() {
-  sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
   exit "${1:-0}"
 }
 case ${1:-} in -h | --help) usage ;; esac
@@ -39,6 +41,8 @@ fi
 
 port=${REFINE_JAX_PORT:-$((20000 + RANDOM % 20000))}
 flags=${XLA_FLAGS:-}
+cache=${JAX_COMPILATION_CACHE_DIR:-$top/workdir/.xla}
+seconds=${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS:-0.5}
 if ((each)); then
   flags="$flags --xla_force_host_platform_device_count=$each"
 fi
@@ -49,6 +53,8 @@ environment_of() {
   echo "REFINE_JAX_PROCESSES=$processes"
   echo "REFINE_JAX_PROCESS=$1"
   echo "XLA_FLAGS=$flags"
+  echo "JAX_COMPILATION_CACHE_DIR=$cache"
+  echo "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=$seconds"
   if ((each)); then echo "JAX_PLATFORMS=cpu"; fi
 }
 

@@ -8,7 +8,8 @@
 #
 # One process per node drives its GPUs; JAX finds the others through Slurm. A
 # job that is preempted or runs out of time is queued again and goes on from
-# its last checkpoint. The checkout and the workdir lie on a shared disk.
+# its last checkpoint. The checkout and the workdir lie on a shared disk; the
+# job has the environment of the shell that submits it (HF_TOKEN, say).
 # --dry_run prints the batch script and the command that would submit it.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -27,7 +28,7 @@ while (($#)); do
     --logs=*) logs=${1#*=} ;;
     --dry_run) dry=1 ;;
     --) shift; break ;;
-    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+    -h | --help) sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
     *) echo "slurm.sh: unknown argument $1 (see --help)" >&2; exit 2 ;;
   esac
   shift
@@ -52,6 +53,7 @@ script() {
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=$gpus
 #SBATCH --exclusive
+#SBATCH --mem=0
 #SBATCH --time=$time
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -62,14 +64,28 @@ END
   if [[ $account ]]; then echo "#SBATCH --account=$account"; fi
   cat <<END
 set -uo pipefail
-export PATH=${REFINE_JAX_VENV:-$top/.venv}/bin:\$PATH
-export JAX_COMPILATION_CACHE_DIR=\${JAX_COMPILATION_CACHE_DIR:-$top/workdir/.xla}
-cd $(printf '%q' "$top")
-srun --kill-on-bad-exit=1 python -m $(printf '%q ' "$@")--distributed &
+export PATH=$(printf '%q' "${REFINE_JAX_VENV:-$top/.venv}")/bin:\$PATH
+export JAX_COMPILATION_CACHE_DIR=\${JAX_COMPILATION_CACHE_DIR:-$(
+    printf '%q' "$top/workdir/.xla")}
+# Under Slurm JAX gives every task one GPU, unless it is told otherwise.
+export JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((gpus - 1)))
+cd $(printf '%q' "$top") || exit
+# A task uses all cores of its node. When one ends the others have time to
+# finish a checkpoint.
+srun --cpu-bind=none --kill-on-bad-exit=0 --wait=120 \\
+  python -m $(printf '%q ' "$@")--distributed &
 step=\$!
-# Five minutes before the end: the stage saves, and the job is queued again.
-trap 'kill -TERM \$step; wait \$step; scontrol requeue \$SLURM_JOB_ID' TERM
-wait \$step
+# Five minutes before the end the stage saves, and the job is queued again.
+# scancel tells the tasks; srun itself would kill them at once.
+save() {
+  scancel --signal=TERM "\$SLURM_JOB_ID.0"
+  wait "\$step"
+  code=\$?
+  if ((code)); then scontrol requeue "\$SLURM_JOB_ID"; fi
+  exit "\$code"
+}
+trap save TERM
+wait "\$step"
 END
 }
 

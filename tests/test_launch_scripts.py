@@ -58,13 +58,58 @@ def test_a_queued_pod_is_given_back():
   assert last.startswith("gcloud compute tpus queued-resources delete n")
 
 
-def test_slurm():
-  wanted = ("--nodes=2", "--gpus=8", "--partition=p", "--dry_run")
-  made = run("slurm.sh", *wanted, *STAGE)
+def batch_script(*wanted):
+  """What slurm.sh would submit."""
+  made = run("slurm.sh", *wanted, "--dry_run", *STAGE)
   assert made.returncode == 0, made.stderr
-  for line in ("#SBATCH --nodes=2", "#SBATCH --partition=p", "sbatch <<'END'"):
-    assert line in made.stdout.splitlines()
-  assert r"--config=c.py:a=1\,b=\'x\ y\' --distributed" in made.stdout
+  _, text = made.stdout.split("sbatch <<'END'\n")
+  return text.removesuffix("END\n")
+
+
+def test_slurm():
+  text = batch_script("--nodes=2", "--gpus=8", "--partition=p")
+  for line in ("#SBATCH --nodes=2", "#SBATCH --partition=p"):
+    assert line in text.splitlines()
+  assert r"--config=c.py:a=1\,b=\'x\ y\' --distributed" in text
+  # Else JAX takes one GPU of each node, and Slurm one core.
+  assert "export JAX_LOCAL_DEVICE_IDS=0,1,2,3,4,5,6,7" in text.splitlines()
+  assert "srun --cpu-bind=none" in text
+
+
+SLURM = {
+  "srun": """trap 'echo srun was killed; exit 9' TERM
+touch $STATE/begun
+for ((i = 0; i < 100; i++)); do
+  if [[ -e $STATE/told ]]; then echo saved; exit 143; fi
+  sleep 0.1
+done""",
+  "scancel": "echo scancel $*; touch $STATE/told",
+  "scontrol": "echo scontrol $*",
+}
+
+
+def test_slurm_tells_the_tasks_before_the_end(tmp_path):
+  text = batch_script("--nodes=1", "--gpus=1")
+  for name, body in SLURM.items():
+    (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+    (tmp_path / name).chmod(0o755)
+  job = subprocess.Popen(
+    ["bash", "-c", text.replace("export PATH=", "export PATH=$STATE:")],
+    env={**os.environ, "STATE": str(tmp_path), "SLURM_JOB_ID": "7"},
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  while not (tmp_path / "begun").exists():
+    time.sleep(0.1)
+  time.sleep(0.5)
+  job.terminate()
+  said, _ = job.communicate(timeout=30)
+  assert said.splitlines() == [
+    "scancel --signal=TERM 7.0",
+    "saved",
+    "scontrol requeue 7",
+  ]
+  assert job.returncode == 143
 
 
 def test_kubernetes():
@@ -114,6 +159,17 @@ def test_processes_are_told_who_they_are():
   assert made.stdout.startswith("0 2")
   assert "device_count=4" in made.stdout
   assert "['--distributed']" in made.stdout
+
+
+@pytest.mark.parametrize("given", ["", "/elsewhere"])
+def test_processes_compile_once(given):
+  made = run(
+    "local_multiprocess.sh",
+    *("1", "1", "--dry_run", "--", "true"),
+    JAX_COMPILATION_CACHE_DIR=given,
+  )
+  folder = given or SCRIPTS.parent / "workdir" / ".xla"
+  assert f" JAX_COMPILATION_CACHE_DIR={folder} " in made.stdout
 
 
 def test_one_that_dies_ends_the_others(tmp_path):
