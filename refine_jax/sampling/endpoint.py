@@ -23,6 +23,10 @@ from refine_jax.sampling.settings import Request
 
 # Worth asking again: overload, time-outs and broken replies.
 _AGAIN = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))
+# Of one request and not of all: what a policy forbids, or what is too long.
+_REFUSED = frozenset((400, 413, 422))
+# So many refusals with nothing answered before are of all requests.
+_REFUSALS = 8
 _MOST = 8 << 20  # bytes of a reply that are read
 
 
@@ -67,7 +71,11 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-  """One answer of the endpoint; `finish` is `length` if it was cut."""
+  """One answer of the endpoint.
+
+  `finish` is `length` if it was cut, and `refused`, without a text, if the
+  endpoint would not answer this request.
+  """
 
   id: str
   text: str
@@ -76,8 +84,46 @@ class Reply:
   tokens: int
 
 
+@dataclasses.dataclass
+class _Totals:
+  """Of all replies kept; sums, so that no thread walks what another fills."""
+
+  replies: int = 0
+  refused: int = 0
+  cut: int = 0
+  prompt_tokens: int = 0
+  tokens: int = 0
+
+  def add(self, reply: Reply) -> None:
+    self.replies += 1
+    self.refused += reply.finish == "refused"
+    self.cut += reply.finish == "length"
+    self.prompt_tokens += reply.prompt_tokens
+    self.tokens += reply.tokens
+
+  def cost(self, settings: Settings) -> float:
+    s = settings
+    return (self.prompt_tokens * s.price_in + self.tokens * s.price_out) / 1e6
+
+
+def figures(settings: Settings, path: str | os.PathLike) -> dict[str, float]:
+  """What the replies of a file came to, for a manifest; needs no key.
+
+  replies, and of those refused and cut; prompt_tokens, tokens; cost, at the
+  settings' prices.
+  """
+  totals, path = _Totals(), files.path(path)
+  if path.exists():
+    for reply in records.read(Reply, path):
+      totals.add(reply)
+  return {**dataclasses.asdict(totals), "cost": totals.cost(settings)}
+
+
 class Endpoint:
   """`Annotator`: n texts for every request, in order.
+
+  A request that the endpoint refuses (status 400, 413 or 422) has an empty
+  text, now and in later runs; where all are refused, that is an error.
 
   Args:
     settings: whom to ask.
@@ -86,7 +132,8 @@ class Endpoint:
 
   Attributes:
     cost: of all replies kept, earlier runs' included.
-    cut: how many replies reached max_tokens.
+    cut, refused: how many reached max_tokens, and how many were refused.
+    figures: as the function of that name.
   """
 
   def __init__(
@@ -101,23 +148,36 @@ class Endpoint:
     self._key = _key(settings.key_env)
     self._path = files.path(path)
     self._known: dict[str, Reply] = {}
-    self._lock, self._next = threading.Lock(), 0.0
+    self._totals = _Totals()
+    self._lock, self._next, self._refusal = threading.Lock(), 0.0, ""
     records.Appender(Reply, self._path).close()  # cuts a torn last line
     if self._path.exists():
       for reply in records.read(Reply, self._path):
-        self._known[reply.id] = reply
+        self._keep(reply)
 
   @property
   def cost(self) -> float:
-    s = self._settings
-    return sum(
-      r.prompt_tokens * s.price_in + r.tokens * s.price_out
-      for r in self._known.values()
-    ) / 1e6  # fmt: skip
+    with self._lock:
+      return self._totals.cost(self._settings)
 
   @property
   def cut(self) -> int:
-    return sum(r.finish == "length" for r in self._known.values())
+    return self._totals.cut
+
+  @property
+  def refused(self) -> int:
+    return self._totals.refused
+
+  @property
+  def figures(self) -> dict[str, float]:
+    with self._lock:
+      totals = dataclasses.asdict(self._totals)
+    return {**totals, "cost": self.cost}
+
+  def _keep(self, reply: Reply) -> None:
+    with self._lock:
+      self._known[reply.id] = reply
+      self._totals.add(reply)
 
   def __call__(self, requests: Sequence[Request]) -> list[list[str]]:
     """Texts; raises EndpointError once all that could be asked was asked."""
@@ -133,30 +193,55 @@ class Endpoint:
 
   def _name(self, request: Request, index: int) -> str:
     s = self._settings
-    said = "\0".join((s.model, s.system, str(s.temperature), _text(request)))
+    said = "\0".join(
+      # A reply that was cut is no reply under a higher limit.
+      (s.model, s.system, str(s.temperature), str(s.max_tokens), _text(request))
+    )
     digest = hashlib.sha256(said.encode()).hexdigest()[:16]
     return f"{request.id}/{index}/{digest}"
 
   def _ask_all(self, missing: list[tuple[str, str]]) -> None:
-    error: EndpointError | None = None
+    first = {name for name, _ in missing[:_REFUSALS]}
+    before = self._totals.replies > self._totals.refused
+    known = before and len(missing) < _REFUSALS  # too few to tell by them
+    held: list[Reply] = []  # refusals, while nothing was answered
+    answered, error = False, None
     with (
       records.Appender(Reply, self._path) as appender,
       concurrent.futures.ThreadPoolExecutor(self._settings.workers) as pool,
     ):
+
+      def keep(replies: list[Reply]) -> None:
+        appender.append(replies)
+        for reply in replies:
+          self._keep(reply)
+
       waiting = [pool.submit(self._ask, name, text) for name, text in missing]
       for future in concurrent.futures.as_completed(waiting):
+        if future.cancelled():
+          continue
+        found: EndpointError | None = None
         try:
           reply = future.result()
-        except EndpointError as found:
-          if error is None:
-            for other in waiting:
-              other.cancel()
-          error = error or found
-        except concurrent.futures.CancelledError:
-          pass
+        except EndpointError as problem:
+          found = problem
         else:
-          appender.append([reply])
-          self._known[reply.id] = reply
+          held.append(reply)
+          answered = answered or reply.finish != "refused"
+          if answered:
+            keep(held)
+            held = []
+          elif not known and first <= {reply.id for reply in held}:
+            found = EndpointError(
+              f"{self._settings.url}: the first {len(first)} requests were all"
+              f" refused: {self._refusal}"
+            )
+        if found and not error:
+          error = found
+          for other in waiting:
+            other.cancel()
+      if held and not error:
+        keep(held)
     if error:
       raise error
 
@@ -166,6 +251,9 @@ class Endpoint:
       self._take_turn()
       try:
         return self._reply(name, self._post(self._body(text)))
+      except _Refused as problem:
+        self._refusal = str(problem)
+        return Reply(name, "", "refused", 0, 0)
       except _Again as problem:
         if attempt == settings.retries:
           raise EndpointError(
@@ -178,10 +266,10 @@ class Endpoint:
   def _take_turn(self) -> None:
     """Waits until another request may leave, and there is money for it."""
     settings = self._settings
-    if settings.budget and self.cost >= settings.budget:
+    if settings.budget and (cost := self.cost) >= settings.budget:
       raise EndpointError(
-        f"{settings.url}: {self.cost:.4f} of a budget of {settings.budget}"
-        " were spent"
+        f"{settings.url}: {cost:.4f} of a budget of {settings.budget} were"
+        " spent"
       )
     if not settings.per_minute:
       return
@@ -219,9 +307,10 @@ class Endpoint:
         said = error.read(300).decode(errors="replace")
       if self._key:
         said = said.replace(self._key, "<key>")
-      raise EndpointError(
-        f"{settings.url}: status {error.code}: {said}"
-      ) from None
+      said = f"status {error.code}: {said}"
+      if error.code in _REFUSED:
+        raise _Refused(said) from None
+      raise EndpointError(f"{settings.url}: {said}") from None
     except (OSError, http.client.HTTPException) as error:
       raise _Again(f"{type(error).__name__}: {error}") from None
 
@@ -238,6 +327,10 @@ class Endpoint:
       )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
       raise _Again(f"a reply that is none: {data[:80]!r}") from None
+
+
+class _Refused(Exception):
+  """This request will not be answered; others may be."""
 
 
 class _Again(Exception):

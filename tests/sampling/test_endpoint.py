@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import sys
 import threading
 import time
 
@@ -13,6 +14,7 @@ from refine_jax.sampling.endpoint import (
   EndpointError,
   Reply,
   Settings,
+  figures,
 )
 from refine_jax.sampling.settings import Request
 
@@ -55,11 +57,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
   def _busy(self, text):
     self._send(429, b"no", Retry_After="7")
 
+  def _forbid(self, text):
+    self._send(400, b"a policy")
+
+  def _long(self, text):
+    self._send(413, b"too long")
+
   def _refuse(self, text):
     self._send(401, f"bad key {KEY}".encode())
 
   def _stall(self, text):
     time.sleep(0.6)
+
+  def _pause(self, text):
+    time.sleep(0.3)
+    self._answer(text)
 
   def _truncate(self, text):
     self._send(200, self._body(text)[:20], length=500)
@@ -163,6 +175,10 @@ def test_cost_budget_and_cut_replies(server, tmp_path):
   assert made(ask("abc")) == [["ba"]]
   assert made.cut == 1
   assert made.cost == pytest.approx((10 * 1 + 100 * 10) / 1e6)
+  assert made.figures == {
+    "replies": 1, "refused": 0, "cut": 1, "prompt_tokens": 10, "tokens": 100,
+    "cost": made.cost,
+  }  # fmt: skip
   poor = endpoint(server, tmp_path, budget=0.001, **prices)
   with pytest.raises(EndpointError, match="budget"):
     poor(ask("xyz"))
@@ -181,3 +197,79 @@ def test_rate_limit(server, tmp_path):
   made(ask("a", "b", "c"))
   assert waits == [2.0, 4.0]
   assert server.seen[0][1] is None
+
+
+def test_figures_are_those_of_the_file(server, tmp_path, monkeypatch):
+  """Also for a run that asks for nothing any more, and has no key."""
+  server.scripts.update(abc=["cut"], no=["forbid"])
+  made = endpoint(server, tmp_path, price_out=1.0)
+  made(ask("abc", "de", "no"))
+  monkeypatch.delenv("TEST_KEY")
+  settings = Settings("nowhere", "m", price_out=1.0)
+  path = tmp_path / "replies.jsonl"
+  assert figures(settings, path) == made.figures
+  assert (made.refused, made.cut) == (1, 1)
+  assert figures(settings, tmp_path / "none.jsonl")["replies"] == 0
+
+
+@pytest.mark.parametrize("act", ["forbid", "long"])
+def test_a_refused_request_is_empty_and_stays_so(server, tmp_path, act):
+  server.scripts["bad"] = [act]
+  made = endpoint(server, tmp_path)
+  assert made(ask("bad", "abc", "de")) == [[""], ["cba"], ["ed"]]
+  asked = len(server.seen)
+  assert asked == 3 and made.refused == 1
+  again = endpoint(server, tmp_path)
+  assert again(ask("bad", "abc", "de")) == [[""], ["cba"], ["ed"]]
+  # One alone, of an endpoint that has answered before.
+  server.scripts["worse"] = [act]
+  assert again(ask("worse")) == [[""]]
+  assert len(server.seen) == asked + 1
+
+
+def test_many_refusals_are_kept_where_others_are_answered(server, tmp_path):
+  """However many come back before the first answer."""
+  bad = [f"bad{i}" for i in range(20)]
+  server.scripts.update({text: ["forbid"] for text in bad})
+  server.scripts["slow"] = ["pause"]
+  made = endpoint(server, tmp_path, workers=8, timeout=5.0)
+  assert made(ask("slow", *bad)) == [["wols"], *([""] for _ in bad)]
+  assert made.refused == 20
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_an_endpoint_that_refuses_all_is_an_error(server, tmp_path, count):
+  texts = [f"bad{i}" for i in range(count)]
+  server.scripts.update({text: ["forbid"] for text in texts})
+  made = endpoint(server, tmp_path, workers=2)
+  with pytest.raises(EndpointError, match="all refused: status 400: a policy"):
+    made(ask(*texts))
+  assert len(server.seen) < 16
+  # Nothing of it is kept: the settings were wrong.
+  assert endpoint(server, tmp_path).figures["replies"] == 0
+  server.scripts.clear()
+  assert endpoint(server, tmp_path)(ask("bad1")) == [["1dab"]]
+
+
+def test_another_limit_is_another_question(server, tmp_path):
+  server.scripts["abc"] = ["cut"]
+  assert endpoint(server, tmp_path, max_tokens=1)(ask("abc")) == [["ba"]]
+  assert endpoint(server, tmp_path, max_tokens=9)(ask("abc")) == [["cba"]]
+  assert [body["max_tokens"] for *_, body in server.seen] == [1, 9]
+
+
+def test_workers_look_at_the_budget_while_replies_come(server, tmp_path):
+  """Each before its request, whatever another thread is doing just then."""
+  kept = [Reply(f"old/{i}", "", "stop", 1, 1) for i in range(20_000)]
+  records.write(tmp_path / "replies.jsonl", kept)
+  before = sys.getswitchinterval()
+  sys.setswitchinterval(1e-6)
+  try:
+    made = endpoint(
+      server, tmp_path, workers=8, budget=9.0, price_in=1.0, timeout=5.0
+    )
+    texts = [str(i) for i in range(100)]
+    assert made(ask(*texts)) == [[t[::-1]] for t in texts]
+  finally:
+    sys.setswitchinterval(before)
+  assert made.cost == pytest.approx((20_000 + 100 * 10) / 1e6)
