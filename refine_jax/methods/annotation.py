@@ -5,6 +5,8 @@ reference answer and what is known of the error (arXiv 2411.16579, figure of
 AutoMathCritique); the critic that is trained later sees neither.
 """
 
+import collections
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -44,7 +46,10 @@ def oracle(
 def truth(
   task: Any, grammar: Grammar, problem: Problem, response: str
 ) -> StepCritique:
-  """What is right and wrong with a response, step by step."""
+  """What is right and wrong with a response, step by step.
+
+  The final verdict is on the answer, which may be right by luck.
+  """
   judged = task.judge(problem, response)
   first = judged.first
   why = "" if first is None else grammar.plain(_why(task, problem, response))
@@ -54,7 +59,7 @@ def truth(
     said = why if i == first else ""
     steps.append(Step(grammar.plain(text), grammar.word(fine), said))
   early = first is not None and first >= len(steps)
-  right = task.check(problem, response) and first is None
+  right = task.check(problem, response)
   return StepCritique(tuple(steps), grammar.word(right), why if early else "")
 
 
@@ -94,28 +99,149 @@ def request_text(row: Annotated) -> str:
   )
 
 
-def planter(annotate: Annotator, task: Task) -> flawed.Planter:
-  """Errors planted into gold solutions by whoever is asked."""
+@dataclasses.dataclass(frozen=True)
+class _Place:
+  """A step of a gold solution that is written anew.
 
-  def plant(problem: Problem, rng: np.random.Generator, kind: str):
-    gold = task.target(problem)
-    steps = stepping.of(task, gold)
-    if len(steps) < 2:
-      return None
-    at = int(rng.integers(len(steps) - 1))
-    prefix = stepping.prefix(gold, steps, at)
-    if prefix is None:
-      return None
-    text = plant_text(task.prompt(problem), prefix, steps[at], kind)
-    ((written,),) = annotate([Request(f"{problem.id}/plant/{at}", (text,))])
-    lines = stepping.of(task, written)
-    if not lines or squeeze(lines[0]) == squeeze(steps[at]):
-      return None
-    gap = stepping.gap(gold, steps, at)
-    wrong = flawed.joined(prefix, gap, lines[0])
-    return wrong, at, wrong
+  Attributes:
+    name: of its requests.
+    at: the step's number.
+    prefix: what stands before it.
+    kind: of the error.
+    line: the wrong step, once there is one.
+  """
+
+  name: str
+  problem: Problem
+  gold: str
+  steps: Sequence[str]
+  at: int
+  prefix: str
+  kind: str
+  line: str = ""
+
+  @property
+  def wrong(self) -> str:
+    """The solution up to the wrong step."""
+    gap = stepping.gap(self.gold, self.steps, self.at)
+    return flawed.joined(self.prefix, gap, self.line)
+
+  @property
+  def next_gap(self) -> str:
+    """What stands behind the step. Joined by anything else, steps might begin
+    elsewhere, and the error would not be where it is said to be."""
+    return stepping.gap(self.gold, self.steps, self.at + 1)
+
+
+def planter(annotate: Annotator, task: Task) -> flawed.Planter:
+  """Errors planted into gold solutions by whoever is asked.
+
+  All wrong steps are asked for at once; then, where whole solutions are
+  wanted, how they go on.
+  """
+
+  def plant(wanted: Sequence[flawed.Wanted], whole: bool):
+    seen = collections.Counter()
+    places = {}
+    for i, (problem, rng, kind) in enumerate(wanted):
+      name = f"{problem.id}/plant{seen[problem.id]}"
+      seen[problem.id] += 1
+      if place := _place(task, problem, rng, kind, name):
+        places[i] = place
+    texts = _each(
+      annotate,
+      [
+        (
+          p.name,
+          plant_text(task.prompt(p.problem), p.prefix, p.steps[p.at], p.kind),
+        )
+        for p in places.values()
+      ],
+    )
+    places = {
+      i: dataclasses.replace(place, line=line)
+      for (i, place), text in zip(places.items(), texts, strict=True)
+      if (line := _step(task, place, text))
+    }
+    made = {i: p.wrong for i, p in places.items()}
+    if whole:
+      made |= _ends(annotate, task, places)
+    return [
+      (places[i].wrong, places[i].at, made[i]) if made.get(i) else None
+      for i in range(len(wanted))
+    ]
 
   return plant
+
+
+def _place(
+  task: Task, problem: Problem, rng: np.random.Generator, kind: str, name: str
+) -> _Place | None:
+  gold = task.target(problem)
+  steps = stepping.of(task, gold)
+  if len(steps) < 2:
+    return None
+  at = int(rng.integers(len(steps) - 1))
+  prefix = stepping.prefix(gold, steps, at)
+  if prefix is None:
+    return None
+  name = f"{name}/{at}"
+  return _Place(name, problem, gold, steps, at, prefix, kind)
+
+
+def _each(annotate: Annotator, asked: Sequence[tuple[str, str]]) -> list[str]:
+  """The one text that each (name, text) is answered with."""
+  requests = [Request(name, (text,)) for name, text in asked]
+  return [text for (text,) in annotate(requests)] if requests else []
+
+
+def _step(task: Task, place: _Place, text: str) -> str:
+  """The step that was written; empty if it is the right one, or none."""
+  if not text.strip():
+    return ""
+  right = place.steps[place.at]
+  # With a step behind it, so that a line of several sentences is one step.
+  whole = flawed.joined(text.strip(), place.next_gap, place.steps[place.at + 1])
+  line = stepping.of(task, whole)[0]
+  return "" if squeeze(line) == squeeze(right) else line
+
+
+def _ends(
+  annotate: Annotator, task: Task, places: Mapping[int, _Place]
+) -> dict[int, str]:
+  """Whole solutions of those that go on; empty where that came to nothing."""
+  left = {
+    i: place
+    for i, place in places.items()
+    if not flawed.over(task, place.problem, place.wrong)
+  }
+  tails = _each(
+    annotate,
+    [
+      (f"{p.name}/rest", rest_text(task.prompt(p.problem), p.wrong, _form(p)))
+      for p in left.values()
+    ],
+  )
+  return {
+    i: _with_rest(task, place, tail)
+    for (i, place), tail in zip(left.items(), tails, strict=True)
+  }
+
+
+def _with_rest(task: Task, place: _Place, tail: str) -> str:
+  at, line, steps = place.at, place.line, stepping.of(task, tail)
+  if line in steps[: at + 1]:  # the solution so far was written anew
+    steps = steps[steps.index(line) + 1 :]
+  whole = flawed.joined(place.wrong, place.next_gap, place.next_gap.join(steps))
+  kept = stepping.of(task, whole)
+  return whole if steps and kept[at : at + 1] == [line] else ""
+
+
+def _form(place: _Place) -> str:
+  """The gold's last step without its answer."""
+  answer, last = place.problem.answer, place.steps[-1]
+  head, found, tail = last.rpartition(answer) if answer else ("", "", "")
+  return f"{head}...{tail}" if found else "The answer is ..."
 
 
 def plant_text(question: str, prefix: str, step: str, kind: str) -> str:
@@ -125,4 +251,15 @@ def plant_text(question: str, prefix: str, step: str, kind: str) -> str:
     f"\n\nThe right next step:\n{step}\n\nWrite this step anew with one error"
     f" of this kind: {kind}. Write the step only, in the same style, and do"
     " not say that it is wrong."
+  )
+
+
+def rest_text(question: str, wrong: str, form: str) -> str:
+  """The instruction to go on from a wrong step."""
+  return (
+    f"Question:\n{question}\n\nThe solution so far:\n{wrong}\n\nGo on with this"
+    " solution to its end as its writer would, who takes every step for right:"
+    " build on each result as it stands, correct nothing, and do not say that"
+    " anything is wrong. Write only what follows, in the same style, and end"
+    f" with its answer in this form:\n{form}"
   )

@@ -253,17 +253,21 @@ def _located(row, i, share, before, collapse, tolerance) -> Annotated:
   return dataclasses.replace(row, kept=False, drop="rg2-unconfirmed")
 
 
-# (problem, generator, kind of error) -> (steps with the error last, the place
-# of the error, the whole solution gone wrong if it is known), or None.
-Planter = Callable[
-  [Problem, np.random.Generator, str], tuple[str, int, str] | None
-]
+# What is to go wrong: the problem, a generator, the kind of error.
+Wanted = tuple[Problem, np.random.Generator, str]
+# Steps with the error last, the place of the error, and the whole solution
+# gone wrong; without one the steps again.
+Planted = tuple[str, int, str]
+# Plants all that is wanted at once; None where there is nothing to plant in.
+# The second argument: whether whole solutions are wanted, since nobody else
+# will go on from the error.
+Planter = Callable[[Sequence[Wanted], bool], list[Planted | None]]
 
 
 def planter_of(task: Task) -> Planter:
   """A task's own planter (`plant`), which knows the truth of every step."""
 
-  def plant(problem, rng, kind):
+  def one(problem, rng, kind):
     found = task.plant(problem, rng, kind)
     if found is None:
       return None
@@ -271,7 +275,7 @@ def planter_of(task: Task) -> Planter:
     prefix = stepping.prefix(text, stepping.of(task, text), at + 1)
     return None if prefix is None else (prefix, at, text)
 
-  return plant
+  return lambda wanted, whole: [one(*row) for row in wanted]
 
 
 def planted(
@@ -290,7 +294,7 @@ def planted(
 
   Args:
     task, problems: what is to go wrong.
-    plant: writes the error.
+    plant: writes the errors; asked once.
     kinds: of error, dealt in turn.
     actor: goes on from the error; the planter's own solution is taken without
       one, where it comes to no answer, and where the error is to have ended.
@@ -299,13 +303,22 @@ def planted(
     seed: of the errors.
     gap: what stands between two steps.
   """
-  drawn = []
-  for i, problem in enumerate(problems):
-    for k in range(per_problem):
-      rng = np.random.default_rng([seed, i, k])
-      kind = kinds[(i * per_problem + k) % len(kinds)]
-      if found := plant(problem, rng, kind):
-        drawn.append((problem, kind, k, *found))
+  places = [(i, k) for i in range(len(problems)) for k in range(per_problem)]
+  wanted = [
+    (
+      problems[i],
+      np.random.default_rng([seed, i, k]),
+      kinds[(i * per_problem + k) % len(kinds)],
+    )
+    for i, k in places
+  ]
+  drawn = [
+    (problem, kind, k, *found)
+    for (_, k), (problem, _, kind), found in zip(
+      places, wanted, plant(wanted, actor is None), strict=True
+    )
+    if found
+  ]
   texts = [whole for *_, whole in drawn]
   if actor is not None:
     asked = [
@@ -314,8 +327,10 @@ def planted(
     ]
     tails = actor.tails(asked, 1, temperature)
     texts = [
-      _gone_on(task, prefix, gap, tail, whole)
-      for (*_, prefix, _, whole), (tail,) in zip(drawn, tails, strict=True)
+      _gone_on(task, problem, prefix, gap, tail, whole)
+      for (problem, _, _, prefix, _, whole), (tail,) in zip(
+        drawn, tails, strict=True
+      )
     ]
   owners = [problem for problem, *_ in drawn]
   rows = []
@@ -329,10 +344,25 @@ def planted(
   return rows
 
 
-def _gone_on(task: Task, prefix: str, gap: str, tail: str, whole: str) -> str:
+def over(task: Task, problem: Problem, prefix: str) -> bool:
+  """Whether the error is an answer that came too early: nobody goes on.
+
+  A task that finds answers in any text cannot tell.
+  """
+  if task.answer(prefix) is None:
+    return False
+  gold = task.target(problem)
+  steps = stepping.of(task, gold)
+  before = stepping.prefix(gold, steps, max(0, len(steps) - 1))
+  return not before or task.answer(before) is None
+
+
+def _gone_on(
+  task: Task, problem: Problem, prefix: str, gap: str, tail: str, whole: str
+) -> str:
   """The prefix with its tail; `whole` where that comes to no answer, or where
   the error is an answer that came too early."""
-  if task.answer(prefix) is not None:
+  if over(task, problem, prefix):
     return whole
   text = joined(prefix, gap, tail)
   return whole if task.answer(text) is None else text

@@ -255,15 +255,123 @@ def test_an_annotator_is_told_what_is_known(planted):
   assert row.err_type in text and "never mention the reference" in text
 
 
+class Planting:
+  """Writes wrong steps, and goes on from them; keeps what it was asked."""
+
+  def __init__(self, step="1 + 1 = 3 pears", rest="2 + 2 = 5 pears . answer 0"):
+    self.said = {"plant": step, "rest": rest}
+    self.asked = []
+
+  def __call__(self, requests):
+    self.asked.append(requests)
+    return [[self._answer(r)] for r in requests]
+
+  def _answer(self, request):
+    said = self.said["rest" if request.id.endswith("/rest") else "plant"]
+    return said(request) if callable(said) else said
+
+
+def wanted(*problems, kind="calculation"):
+  return [(p, np.random.default_rng(0), kind) for p in problems]
+
+
 def test_an_annotator_plants():
-  written = iter(["1 + 1 = 3 pears", PROBLEMS[1].gold.split(GAP)[0]])
-  plant = annotation.planter(lambda requests: [[next(written)]], TASK)
-  rng = np.random.default_rng(0)
-  wrong, at, whole = plant(PROBLEMS[0], rng, "calculation")
+  asked = Planting()
+  (found,) = annotation.planter(asked, TASK)(wanted(PROBLEMS[0]), False)
+  wrong, at, whole = found
   assert wrong.endswith("1 + 1 = 3 pears") and whole == wrong
   assert steps.of(TASK, wrong)[at] == "1 + 1 = 3 pears"
-  # The right step itself is no error.
-  assert plant(PROBLEMS[1], np.random.default_rng(0), "x") is None or at > 0
+  assert len(asked.asked) == 1  # an actor goes on, not the annotator
+
+
+def test_the_right_step_is_no_error():
+  problem = PROBLEMS[1]
+  gold = steps.of(TASK, problem.gold)
+  place = int(np.random.default_rng(0).integers(len(gold) - 1))
+  for said in (gold[place], f" {gold[place]} . {gold[place + 1]}", "", " "):
+    plant = annotation.planter(Planting(said), TASK)
+    assert plant(wanted(problem), False) == [None]
+  plant = annotation.planter(Planting("1 + 1 = 3 pears"), TASK)
+  assert plant(wanted(problem), False)[0][1] == place
+
+
+def test_an_annotator_is_asked_for_everything_at_once():
+  """Two rounds: the wrong steps, then how they go on without an actor."""
+  asked = Planting()
+  rows = flawed.planted(
+    TASK, PROBLEMS[:10], annotation.planter(asked, TASK),
+    ("calculation", "operator"), None,
+    per_problem=2, temperature=0.0, seed=0, gap=GAP,
+  )  # fmt: skip
+  assert [len(requests) for requests in asked.asked] == [20, 20]
+  names = [r.id for requests in asked.asked for r in requests]
+  assert len(set(names)) == len(names)
+  assert len(rows) == 20
+  for row in rows:
+    assert row.steps[row.err_step] == "1 + 1 = 3 pears"
+    assert TASK.answer(row.response) == "0"
+    assert row.response.endswith("2 + 2 = 5 pears . answer 0")
+    gold = steps.of(TASK, BY_ID[row.problem].gold)
+    assert row.steps[: row.err_step] == tuple(gold[: row.err_step])
+  text = asked.asked[1][0].prompt[0]
+  assert "1 + 1 = 3 pears\n\nGo on" in text and text.endswith("\nanswer ...")
+
+
+@pytest.mark.parametrize(
+  ("rest", "kept"),
+  [
+    (lambda r: r.prompt[0].split("so far:\n")[1].split("\n\nGo on")[0]
+     + " . answer 0", 1),  # all of it anew
+    ("", 0),  # refused
+    ("2 + 2 = 5 pears", 0),  # no answer
+    (lambda r: f"answer {PROBLEMS[0].answer}", 0),  # right by luck
+  ],
+)  # fmt: skip
+def test_what_an_annotator_goes_on_with(rest, kept):
+  rows = flawed.planted(
+    TASK, PROBLEMS[:1], annotation.planter(Planting(rest=rest), TASK),
+    ("calculation",), None,
+    per_problem=1, temperature=0.0, seed=0, gap=GAP,
+  )  # fmt: skip
+  assert len(rows) == kept
+  for row in rows:
+    assert row.response.count("1 + 1 = 3 pears") == 1
+
+
+def test_nobody_goes_on_from_an_answer_that_an_annotator_wrote_too_early():
+  asked = Planting("answer 0")
+  (found,) = annotation.planter(asked, TASK)(wanted(PROBLEMS[0]), True)
+  assert found[2] == found[0] and found[0].endswith("answer 0")
+  assert len(asked.asked) == 1
+
+
+class Anywhere(type(TASK)):
+  """Finds an answer in any text, as the published code does."""
+
+  def answer(self, completion):
+    return super().answer(completion) or "0"
+
+
+def test_a_task_that_finds_answers_anywhere_has_whole_solutions():
+  task = Anywhere(form="text", difficulty=3, gold="canonical")
+  rows = flawed.planted(
+    task, PROBLEMS[:5], annotation.planter(Planting(), task),
+    ("calculation",), None,
+    per_problem=1, temperature=0.0, seed=0, gap=GAP,
+  )  # fmt: skip
+  went_on = flawed.Actor(
+    lambda requests: [[sample(f"{r.id}/0", ". answer 1")] for r in requests],
+    Template(),
+    Sampling(max_tokens=4),
+  )
+  acted = flawed.planted(
+    task, PROBLEMS[:5], annotation.planter(Planting(), task),
+    ("calculation",), went_on,
+    per_problem=1, temperature=0.0, seed=0, gap=GAP,
+  )  # fmt: skip
+  assert len(rows) == len(acted) == 5
+  assert all(row.response.endswith("answer 0") for row in rows)
+  assert all(row.response.endswith("answer 1") for row in acted)
 
 
 def test_monte_carlo_keeps_what_helps(planted):
@@ -322,6 +430,9 @@ def test_a_chain_grows_until_nothing_is_wrong():
   done = self_talk.grown(first, ["9 - 3 = 6 figs", "answer 6"], fine)
   assert done.done and not done.clean
   assert done.good == ["9 - 3 = 6 figs", "answer 6"]
+  # What cannot be read accepts nothing, and blames nothing.
+  garbled = StepCritique((Step("9 - 3 = 6 figs", "right"),), "")
+  assert self_talk.grown(first, ["9 - 3 = 6 figs"], garbled) == first
   pieces = self_talk.smooth(
     done,
     doubts=("wait",),
