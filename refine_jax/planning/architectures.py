@@ -34,10 +34,23 @@ def _galactica(width, layers, heads):
   }
 
 
-def _t5(width, head_dim, heads, layers, mlp, gated=False):
+def _gpt2(kind, vocab, width, layers, heads, positions, **more):
+  return {
+    "model_type": kind,
+    "vocab_size": vocab,
+    "n_embd": width,
+    "n_layer": layers,
+    "n_head": heads,
+    "n_positions": positions,
+    "activation_function": "gelu_new",
+    **more,
+  }
+
+
+def _t5(width, head_dim, heads, layers, mlp, gated=False, vocab=32128):
   return {
     "model_type": "t5",
-    "vocab_size": 32128,
+    "vocab_size": vocab,
     "d_model": width,
     "d_kv": head_dim,
     "num_heads": heads,
@@ -77,6 +90,13 @@ _KNOWN: dict[str, dict[str, Any]] = {
   "google/flan-t5-xl": _t5(2048, 64, 32, 24, 5120, gated=True),
   "allenai/unifiedqa-t5-base": _t5(*_T5_BASE, 3072),
   "allenai/unifiedqa-t5-large": _t5(*_T5_LARGE, 4096),
+  "Salesforce/codet5-large": _t5(*_T5_LARGE, 4096, vocab=32100),
+  "Salesforce/codegen-350M-mono": _gpt2(
+    *("codegen", 51200, 1024, 20, 16, 2048), rotary_dim=32
+  ),
+  "codeparrot/codeparrot-small": _gpt2(
+    *("gpt2", 32768, 768, 12, 12, 1024), scale_attn_by_inverse_layer_idx=True
+  ),
 }
 _KNOWN["meta-llama/Meta-Llama-3-8B-Instruct"] = _KNOWN[
   "meta-llama/Meta-Llama-3-8B"
