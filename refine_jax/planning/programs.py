@@ -321,6 +321,7 @@ def refine_turn(
 
 
 def judged(planner: Planner, batch: Batch) -> ppo.Judged:
+  """Rollouts with their scores."""
   count, target = batch.target_BT.shape
   return ppo.Judged(
     batch,
@@ -338,13 +339,6 @@ def experience(planner: Planner, batch: Batch) -> ppo.Experience:
 def fresh(planner: Planner, batch: Batch, reference: bool) -> ppo.Fresh:
   """Rollouts as PPO's first pass takes them; `reference`: whether it is given
   one's log-probabilities."""
-  rows = batch.target_BT.shape[:1]
-  table = planner.rows(batch.target_BT.shape, jnp.float32)
-  judged = ppo.Judged(
-    batch,
-    scores_B=planner.rows(rows, jnp.float32),
-    truncated_B=planner.rows(rows, jnp.bool),
-    sampled_BT=table,
-  )
+  made = judged(planner, batch)
   coefficient = planner.rows((), jnp.float32)
-  return ppo.Fresh(judged, table if reference else None, coefficient)
+  return ppo.Fresh(made, made.sampled_BT if reference else None, coefficient)
