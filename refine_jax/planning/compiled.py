@@ -22,6 +22,10 @@ from refine_jax.planning.topologies import Topology
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
+class CompilerError(RuntimeError):
+  """A compiler refuses a program, but not for memory; the message is a line."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Buffer:
   """An argument's part on one device, and whether a result is put into it."""
@@ -104,6 +108,9 @@ def measure(
     steps: of loops that only the data end; see `hlo.Module.cost`.
     known: a folder of what was compiled before. A program that is there is
       not compiled again; it then has no shardings of its results.
+
+  Raises:
+    CompilerError: the compiler refuses it for another reason than memory.
   """
   if known is None:
     return _compiled(name, lowered, arguments, topology, resident, steps)
@@ -238,7 +245,7 @@ def refused(message: str) -> int:
   it says 31 GiB, 19 of them arguments, where one on 16 has 4 of temporaries.
 
   Raises:
-    RuntimeError: it says something else.
+    CompilerError: it says something else.
   """
   number = r"([\d.]+)([KMGT]?)"
   for pattern in (
@@ -247,7 +254,7 @@ def refused(message: str) -> int:
   ):
     if found := re.search(pattern, message):
       return int(float(found[1]) * _UNITS[found[2]])
-  raise RuntimeError(message)
+  raise CompilerError(message.strip().split("\n")[0])
 
 
 def _partitioned(folder: pathlib.Path) -> str:
@@ -257,4 +264,7 @@ def _partitioned(folder: pathlib.Path) -> str:
     after = sorted(folder.glob("*before_optimizations.txt"))
   with contextlib.suppress(IndexError):
     return after[-1].read_text(encoding="utf-8")
-  raise RuntimeError("the compiler wrote no text of the program")
+  raise CompilerError(
+    "the compiler wrote no text of the program; with a persistent compilation"
+    " cache (jax_enable_compilation_cache) it writes none"
+  )

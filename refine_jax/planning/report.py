@@ -20,6 +20,8 @@ class Report:
     seconds: it took to make.
     suggestion: what to change; empty if nothing has to be.
     notes: what was assumed.
+    stage: whose programs these are.
+    parameters: of its models, wherever they lie.
   """
 
   topology: Topology
@@ -27,6 +29,8 @@ class Report:
   seconds: float
   suggestion: str = ""
   notes: tuple[str, ...] = ()
+  stage: str = ""
+  parameters: int = 0
 
   @property
   def chip_bytes(self) -> int:
@@ -48,6 +52,9 @@ class Report:
       "programs": [_program(p) for p in self.programs],
       "seconds": round(self.seconds, 1),
       "suggestion": self.suggestion,
+      "stage": self.stage,
+      "parameters": self.parameters,
+      "estimated": self.topology.estimated,
     }
 
   def table(self) -> str:
@@ -59,6 +66,7 @@ class Report:
     rows = [head, *(_row(p) for p in self.programs)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines.append(f"{self.stage}: {self.parameters:,} parameters")
     return "\n".join([*lines, self._verdict(), *self.notes, self._advice()])
 
   def _verdict(self) -> str:

@@ -80,9 +80,19 @@ class Topology:
     return found[: self.count]
 
   def larger(self) -> "list[Topology]":
-    """What to rent instead, the smallest first."""
-    if self.kind != "tpu":
-      return [parse(f"{self.name.split(':')[0]}:{2 * self.count}")]
+    """What to rent instead, the smallest first; none for host devices, which
+    would only share the same memory."""
+    if self.kind == "cpu":
+      return []
+    if self.kind == "gpu":
+      return [
+        dataclasses.replace(
+          self,
+          name=f"{self._generation}:{n * self.count}",
+          count=n * self.count,
+        )
+        for n in (2, 4)
+      ]
     known = [
       s for s in SHAPES[self._generation] if _product(s) > _product(self.shape)
     ]

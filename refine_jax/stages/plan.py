@@ -10,6 +10,7 @@ no data, no accelerator. Ends with 1 if they do not fit and 2 on bad input.
 import json
 import os
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -20,10 +21,12 @@ from ml_collections import ConfigDict, config_flags
 
 from refine_jax.planning import report as reports
 from refine_jax.planning import topologies
-from refine_jax.planning.compiled import Program
+from refine_jax.planning.compiled import CompilerError, Program
 from refine_jax.planning.programs import Planner
 from refine_jax.planning.topologies import Topology
 from refine_jax.stages import plan_job, plan_search, planned
+
+NOTHING = "nothing that was tried fits; see `docs/planning.md`"
 
 
 def main(
@@ -45,45 +48,45 @@ def main(
     known: a folder that remembers what was compiled.
 
   Raises:
-    plan_job.BadPlan, topologies.Unknown: in one line, what is wrong.
+    plan_job.BadPlan, topologies.Unknown, CompilerError: in one line, what is
+      wrong.
   """
   begun = time.monotonic()
-  stage = planned.stage_of(config, stage)
-  config, placed = _placed(config, stage, topology)
+  asked, stage = stage, planned.stage_of(config, stage)
+  mesh = plan_search.placed(
+    plan_search.Change((), topology, "placed with"), config, stage
+  )
+  own = mesh.apply(config)
   paths = workdir, known
   if search:
-    made = _attempt(config, topology, stage, *paths)
+    made = _attempt(own, topology, stage, *paths)
   else:
-    programs = list(_programs(config, topology, stage, *paths))
+    programs = list(_programs(own, topology, stage, *paths))
     made = reports.Report(topology, programs, 0.0)
-  advice = placed
+  advice = str(mesh) if mesh.flags else ""
   if not made.fits and search:
-    advice = plan_search.suggestion(
+    found = plan_search.suggestion(
       config,
       stage,
       topology,
       lambda config, topology: _attempt(config, topology, stage, *paths),
       lambda config, topology: _floor(config, topology, stage, workdir),
     )
-    advice = f"{advice} {placed}".strip()
-  notes = ()
+    # Flags of a suggestion are all there is to add, placement included.
+    advice = found or f"{NOTHING} {advice}".strip()
+  job = _job(own, topology, *paths)
+  notes = () if asked else (planned.choice(config, stage),)
   if stage == "train_reft":
-    notes = planned.notes(_job(config, topology, *paths))
-  seconds = time.monotonic() - begun
-  return reports.Report(topology, made.programs, seconds, advice, notes)
-
-
-def _placed(
-  config: ConfigDict, stage: str, topology: Topology
-) -> tuple[ConfigDict, str]:
-  """The config on a mesh that its batches lie on, and the flags for it."""
-  flags_ = plan_search.placement(
-    config, stage, topology.count // topology.slices, topology.slices
+    notes += planned.notes(job)
+  return reports.Report(
+    topology,
+    made.programs,
+    time.monotonic() - begun,
+    advice,
+    notes,
+    stage,
+    planned.parameters(job, stage),
   )
-  if not flags_:
-    return config, ""
-  change = plan_search.Change(tuple(flags_), topology, "placed with")
-  return change.apply(config), str(change)
 
 
 def _job(config, topology, workdir, known) -> plan_job.Job:
@@ -112,7 +115,6 @@ def _programs(
 
 def _attempt(config, topology, stage, workdir, known) -> reports.Report:
   """Stops where something does not fit."""
-  config, _ = _placed(config, stage, topology)
   found = []
   for program in _programs(config, topology, stage, workdir, known):
     found.append(program)
@@ -124,7 +126,6 @@ def _attempt(config, topology, stage, workdir, known) -> reports.Report:
 def _floor(config, topology, stage, workdir) -> int:
   """Bytes of parameters and optimizer state, by arithmetic."""
   try:
-    config, _ = _placed(config, stage, topology)
     mesh = plan_job.mesh(config, topology)
     job = plan_job.Job(config, Planner(topology, mesh), workdir)
     return planned.state_bytes(job, stage)
@@ -157,7 +158,7 @@ def _start(argv: list[str]) -> None:
     _stop(f"unexpected arguments {argv[1:]}")
   try:
     topology = topologies.parse(values.topology)
-    _prepare(topology)
+    _prepare(topology, values.search)
     made = main(
       values.config,
       topology,
@@ -166,20 +167,29 @@ def _start(argv: list[str]) -> None:
       workdir=pathlib.Path(values.workdir),
       known=pathlib.Path(values.known) if values.known else None,
     )
-  except (ValueError, FileNotFoundError) as error:
+  except OSError as error:
+    # Of a missing config file, which says at length where it was sought.
+    found = re.search(r"\[Errno \d+\] (.+)", str(error))
+    _stop(" ".join((found[1] if found else str(error)).split()))
+  except ValueError as error:
     _stop(" ".join(str(error).split()))
+  except (CompilerError, jax.errors.JaxRuntimeError) as error:
+    _stop(f"the compiler says: {str(error).strip().splitlines()[0]}")
   text = json.dumps(made.to_json()) if values.json else made.table()
   print(text, flush=True)
   sys.exit(0 if made.fits else 1)
 
 
-def _prepare(topology: Topology) -> None:
+def _prepare(topology: Topology, search: bool) -> None:
   """Before JAX looks for devices: host ones alone, as many as it takes."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   jax.config.update("jax_platforms", "cpu")
+  # A program out of the cache has no text to read.
+  jax.config.update("jax_enable_compilation_cache", False)
   given = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
   if topology.estimated and not given:
-    jax.config.update("jax_num_cpu_devices", topology.count)
+    tried = [topology, *(topology.larger() if search else [])]
+    jax.config.update("jax_num_cpu_devices", max(t.count for t in tried))
 
 
 def _stop(message: str) -> None:

@@ -1,15 +1,21 @@
 """What to change in a config that does not fit, least of all first.
 
 Every candidate is a set of flags for the stage's own command line. What an
-estimate of the state alone rules out is not compiled.
+estimate of the state alone rules out is not compiled, nor is the same config
+twice.
 """
 
 import dataclasses
+import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
+from refine_jax.planning.compiled import CompilerError
 from refine_jax.planning.report import USABLE, Report
 from refine_jax.planning.topologies import Topology
 
@@ -17,31 +23,38 @@ from refine_jax.planning.topologies import Topology
 Try = Callable[[ConfigDict, Topology], Report]
 # Bytes a device has to hold whatever the programs do.
 Floor = Callable[[ConfigDict, Topology], int]
-LORA_STAGES = ("train_generator", "train_critic")
+# Whose `train` section may ask for adapters.
+LORA_STAGES = ("train_generator", "train_critic", "train_rationalyst")
+# Of a program or a config that cannot be: batches that do not divide, a
+# combination nobody offers, what a compiler cannot do.
+REFUSALS = (ValueError, CompilerError, jax.errors.JaxRuntimeError)
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-  """Flags, and the topology they are for."""
+  """Flags, and the topology they are for.
+
+  Attributes:
+    elsewhere: the topology is another than the one asked about.
+  """
 
   flags: tuple[tuple[str, object], ...]
   topology: Topology
   words: str = ""
+  elsewhere: bool = False
 
   def apply(self, config: ConfigDict) -> ConfigDict:
     changed = ConfigDict(config.to_dict())
     with changed.unlocked():
       for name, value in self.flags:
-        *parents, last = name.split(".")
-        section = changed
-        for parent in parents:
-          section = section[parent]
-        section[last] = value
+        parent, _, last = name.rpartition(".")
+        _at(changed, parent)[last] = value
     return changed
 
   def __str__(self) -> str:
     flags = [f"--config.{name}={value}" for name, value in self.flags]
-    return f"{self.words}: {' '.join(flags or [self.topology.name])}"
+    where = [self.topology.name] if self.elsewhere else []
+    return f"{self.words}: {' '.join(where + flags)}"
 
 
 def suggestion(
@@ -51,22 +64,54 @@ def suggestion(
   attempt: Try,
   floor: Floor,
 ) -> str:
-  """The first change under which the plan fits, said in one line."""
-  for change in candidates(config, stage, topology):
+  """The first change under which the plan fits, said in one line; "" if none.
+
+  Args:
+    config: as it was asked about, on whatever mesh.
+    attempt, floor: are given configs whose batches lie on their mesh. What is
+      said are the flags for just the config that was tried.
+  """
+  tried = {_text(placed(Change((), topology), config, stage), config)}
+  for candidate in candidates(config, stage, topology):
+    change = placed(candidate, config, stage)
+    if (text := _text(change, config)) in tried:
+      continue
+    tried.add(text)
     changed = change.apply(config)
     if floor(changed, change.topology) > USABLE * change.topology.chip.memory:
       continue
     try:
       report = attempt(changed, change.topology)
-    except ValueError:
-      continue  # batches that do not divide, a combination nobody offers
+    except REFUSALS as error:
+      print(f"left out: {change}: {error}", file=sys.stderr, flush=True)
+      continue
     if report.fits:
       used = 100 * report.peak_bytes / report.chip_bytes
       return (
         f"{change} (then {report.peak_bytes / 2**30:.2f} GiB of"
         f" {report.chip_bytes / 2**30:.0f}, {used:.0f} %)"
       )
-  return "nothing that was tried fits; see `docs/pods.md`"
+  return ""
+
+
+def placed(change: Change, config: ConfigDict, stage: str) -> Change:
+  """The change with the flags for a mesh that its batches then lie on, and
+  without what changes nothing."""
+  topology = change.topology
+  more = placement(
+    change.apply(config),
+    stage,
+    topology.count // topology.slices,
+    topology.slices,
+  )
+  flags = dict(change.flags) | dict(more)
+  kept = [(name, x) for name, x in flags.items() if _at(config, name) != x]
+  return dataclasses.replace(change, flags=tuple(kept))
+
+
+def _text(change: Change, config: ConfigDict) -> str:
+  values = change.apply(config).to_dict()
+  return change.topology.name + json.dumps(values, sort_keys=True, default=str)
 
 
 def candidates(
@@ -81,17 +126,20 @@ def candidates(
   for tensor in mesh:
     extra = (("mesh.tensor", tensor), ("mesh.fsdp", -1))
     yield Change((*flags, *extra), topology, f"a tensor axis of {tensor}")
-  if stage in config and "train" in config[stage]:
+  if _trains(config, stage):
     name = f"{stage}.train.optimizer"
     half = (f"{name}.first_moment_dtype", "bfloat16")
     yield Change((*flags, half), topology, "a bfloat16 first moment")
     factored = (f"{name}.name", "adafactor")
     yield Change((*flags, factored), topology, "Adafactor")
-    if stage in LORA_STAGES:
-      rank = (f"{stage}.train.lora.rank", 16)
+    # Adapters belong to a model that has weights.
+    model = config[stage].get("model") or config.model
+    if stage in LORA_STAGES and (model.path or model.init_from):
+      rank = (f"{stage}.train.lora.rank", config[stage].train.lora.rank or 16)
       yield Change((*flags, rank), topology, "LoRA")
+  words = "more GPUs" if topology.kind == "gpu" else "a larger slice"
   for larger in topology.larger()[:6]:
-    yield Change((), larger, "a larger slice")
+    yield Change((), larger, words, elsewhere=True)
 
 
 def _settings(
@@ -100,21 +148,15 @@ def _settings(
   """Remat, smaller micro-batches, then the reference moved to the host; each
   on top of those before."""
   found = []
-  if stage not in config or "train" not in config[stage]:
+  if not _trains(config, stage):
     return found
-  places = [
-    place
-    for place in ("model", f"{stage}.model")
-    if _has(config, f"{place}.overrides")
-  ]
-  now = {_at(config, f"{p}.overrides").get("remat", "none") for p in places}
-  if places and now != {"full"}:
-    found.append(("remat", [(f"{p}.overrides.remat", "full") for p in places]))
+  if remat := _remat(config, stage):
+    found.append(("remat", remat))
   train = config[stage].train
-  pieces = train.micro_batches
+  rows, pieces = _rows(config, stage), train.micro_batches
   for _ in range(3):
     pieces *= 2
-    if train.batch_size % pieces == 0:
+    if rows % pieces == 0:
       name = f"{stage}.train.micro_batches"
       found.append(("smaller micro-batches", [(name, pieces)]))
   ppo = config[stage].get("ppo")
@@ -124,22 +166,55 @@ def _settings(
   return found
 
 
+def _remat(config: ConfigDict, stage: str) -> list[tuple[str, object]]:
+  """Flags for it, where the config has the field and does not say so yet.
+
+  A checkpoint describes itself. One that is not there yet is planned as the
+  experiment's model, and becomes what the stage that writes it is told.
+  """
+  own = f"{stage}.model"
+  if not _has(config, own):
+    places = ["model"]
+  elif _at(config, own).init_from:
+    places = ["model", "train_generator.model"]
+  else:
+    places = [own]
+  flags: list[tuple[str, object]] = []
+  for place in places:
+    name = f"{place}.overrides.remat"
+    if _has(config, name) and _at(config, name) != "full":
+      flags.append((name, "full"))
+  planned = f"{places[0]}.overrides.remat"
+  return flags if (planned, "full") in flags else []
+
+
 def _meshes(config: ConfigDict, topology: Topology) -> list[int]:
   """Sizes of the tensor axis worth a try."""
   now, devices = config.mesh.tensor, topology.count // topology.slices
   return [n for n in (2, 4, 8) if n > now and devices % n == 0]
 
 
+def _trains(config: ConfigDict, stage: str) -> bool:
+  return stage in config and "train" in config[stage]
+
+
+def _rows(config: ConfigDict, stage: str) -> int:
+  """Of an update."""
+  section = config[stage]
+  own = section.get("ppo") or section
+  return own.get("minibatch") or section.train.batch_size
+
+
 def _has(config: ConfigDict, name: str) -> bool:
-  section = config
+  section: Any = config
   for part in name.split("."):
-    if part not in section:
+    if section is None or part not in section:
       return False
     section = section[part]
-  return True
+  return section is not None
 
 
-def _at(config: ConfigDict, name: str) -> ConfigDict:
+def _at(config: ConfigDict, name: str) -> Any:
   for part in name.split("."):
     config = config[part]
   return config
@@ -157,14 +232,14 @@ def placement(
     devices: of one slice.
     slices: how many there are.
   """
-  if stage not in config or "train" not in config[stage]:
+  if not _trains(config, stage):
     return []
   sizes, train = config.mesh, config[stage].train
-  rows = train.batch_size
-  if stage == "train_reft":
-    rows = config[stage].ppo.minibatch or rows
+  rows = _rows(config, stage)
   ways = slices * devices // (max(1, sizes.data) * sizes.tensor)
   flags: list[tuple[str, object]] = []
+  if not ways:
+    return []  # no such mesh; whoever makes it says so
   if rows % ways:
     fitting = math.gcd(rows, ways)
     if sizes.fsdp != -1 or fitting % slices:

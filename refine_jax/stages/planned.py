@@ -26,15 +26,34 @@ def stage_of(config: ConfigDict, asked: str) -> str:
   Raises:
     plan_job.BadPlan: it is not planned, or not in the config.
   """
-  found = [name for name in STAGES if _section(name) in config]
+  found = _plannable(config)
   if not asked and found:
     return found[0]
   if asked in found:
     return asked
+  there = asked in config and asked not in STAGES
   raise plan_job.BadPlan(
-    f"stage {asked!r}: this config has {', '.join(found) or 'none'} of what"
-    " can be planned"
+    f"stage {asked!r}{' cannot be planned' if there else ''}: this config has"
+    f" {', '.join(found) or 'none'} of what can be planned"
   )
+
+
+def choice(config: ConfigDict, stage: str) -> str:
+  """Why this stage, and what else there is, in one line."""
+  found = _plannable(config)
+  more = [name for name in found if name != stage]
+  kinds = ("train_", "run_", "make_")
+  never = [x for x in config if x.startswith(kinds) and x not in found]
+  text = f"Planned {stage}, the dearest of the config's stages"
+  if more:
+    text += f"; --stage= plans {', '.join(more)}"
+  if never:
+    text += f"; cannot be planned: {', '.join(never)}"
+  return f"{text}."
+
+
+def _plannable(config: ConfigDict) -> list[str]:
+  return [name for name in STAGES if _section(name) in config]
 
 
 def plan(job: plan_job.Job, stage: str) -> Iterator[Program]:
@@ -57,6 +76,21 @@ def state_bytes(job: plan_job.Job, stage: str) -> int:
     params = lora.abstract(params, lora_hf.inputs(module), settings)
   optimizer = plan_job.optimizer(section.train)
   return total + bytes_per_device(state.abstract_state(params, optimizer))
+
+
+def parameters(job: plan_job.Job, stage: str) -> int:
+  """How many the models have that the stage runs, heads included."""
+  config, held = job.config, None
+  if stage in ("run_refine", "refine_turn"):
+    held = [params for _, params in _generator_and_critic(job)]
+  elif stage == "train_reft":
+    held = planned_on_policy.actor_and_params(job)[1]
+  elif stage == "train_reranker":
+    held = _reranker(job)[1]
+  else:
+    named = config[stage].get("model") if "train_" in stage else None
+    held = job.params(plan_job.module_of(job, named or config.model))
+  return sum(leaf.size for leaf in jax.tree.leaves(held))
 
 
 def notes(job: plan_job.Job) -> tuple[str, ...]:
@@ -130,11 +164,28 @@ def _train_critic(job: plan_job.Job) -> Iterator[Program]:
   yield from sampler
 
 
+def _train_rationalyst(job: plan_job.Job) -> Iterator[Program]:
+  section = job.config.train_rationalyst
+  program, module, params, beside = _supervised(job, section, section.data)
+  tokens = section.data.max_target
+  sampler, weights = plan_job.sampler(
+    job, module, params, section.engine, tokens, beside
+  )
+  yield dataclasses.replace(program, resident_bytes=weights)
+  yield from sampler
+
+
+def _reranker(job: plan_job.Job) -> tuple[Reranker, Any]:
+  reranker = Reranker(plan_job.module_of(job, job.config.train_reranker.model))
+  return reranker, state.abstract_params(
+    reranker, build.example_batch(), job.planner.mesh
+  )
+
+
 def _train_reranker(job: plan_job.Job) -> Iterator[Program]:
   section, planner = job.config.train_reranker, job.planner
-  module = plan_job.module_of(job, section.model)
-  reranker, train = Reranker(module), section.train
-  params = state.abstract_params(reranker, build.example_batch(), planner.mesh)
+  reranker, params = _reranker(job)
+  module, train = reranker.family, section.train
   plan_job.check_rows(job, train.batch_size, train.micro_batches, "batch_size")
   rows = train.batch_size
   batch = planner.batch(rows, *plan_job.lengths(section.data))
@@ -254,6 +305,7 @@ def _train_refiner(job: plan_job.Job) -> Iterator[Program]:
 STAGES: dict[str, Callable[[plan_job.Job], Iterator[Program]]] = {
   "train_reft": planned_on_policy.reft,
   "train_refiner": _train_refiner,
+  "train_rationalyst": _train_rationalyst,
   "train_generator": _train_generator,
   "train_critic": _train_critic,
   "train_reranker": _train_reranker,

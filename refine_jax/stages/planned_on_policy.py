@@ -58,13 +58,9 @@ def reft(job: plan_job.Job) -> Iterator[Program]:
   """PPO: policy and value, reference, the sampler's weights, all at once."""
   config, section = job.config, job.config.train_reft
   planner, train = job.planner, section.train
-  module = plan_job.module_of(job, section.model)
-  actor = ActorCritic(
-    module, section.ppo.value_model == "separate", section.ppo.value_init
-  )
   settings = train_reft.ppo_settings(config)
-  policy = job.params(module)
-  params = {"policy": policy, "value": _value(job, actor, policy)}
+  actor, params = actor_and_params(job)
+  module, policy = actor.family, params["policy"]
   rows = section.ppo.minibatch or train.batch_size
   plan_job.check_rows(job, rows, train.micro_batches, "ppo.minibatch")
   plan_job.check_rows(job, train.batch_size, 1, "batch_size")
@@ -110,6 +106,17 @@ def reft(job: plan_job.Job) -> Iterator[Program]:
   # While rollouts are scored the reference is on the device, if any.
   beside += reference - waiting
   yield from _scoring(job, actor, settings, params, beside + weights)
+
+
+def actor_and_params(job: plan_job.Job) -> tuple[ActorCritic, dict[str, Any]]:
+  """What train_reft trains, as shapes."""
+  section = job.config.train_reft
+  module = plan_job.module_of(job, section.model)
+  actor = ActorCritic(
+    module, section.ppo.value_model == "separate", section.ppo.value_init
+  )
+  policy = job.params(module)
+  return actor, {"policy": policy, "value": _value(job, actor, policy)}
 
 
 def reference_bytes(job: plan_job.Job) -> int:

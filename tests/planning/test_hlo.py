@@ -7,7 +7,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from refine_jax import sharding
 from refine_jax.planning import hlo, topologies
-from refine_jax.planning.compiled import bytes_per_device, measure, refused
+from refine_jax.planning.compiled import (
+  CompilerError,
+  bytes_per_device,
+  measure,
+  refused,
+)
 
 ROWS, WIDTH, LAYERS = 16, 64, 5
 TOPOLOGY = topologies.parse("cpu:8")
@@ -226,8 +231,9 @@ def test_a_refusal_is_read_off_in_both_spellings():
     " HBM (15.75G). HLO module: jit__lambda."
   )
   assert refused(temporaries) == int(31.44 * 2**30)
-  with pytest.raises(RuntimeError, match="something else"):
-    refused("something else")
+  with pytest.raises(CompilerError) as error:
+    refused("something else\nat length")
+  assert str(error.value) == "something else"
 
 
 def test_a_tuples_element_named_by_its_number():

@@ -44,7 +44,9 @@ def test_a_missing_libtpu_is_named(monkeypatch):
 def test_larger_slices_follow_in_order():
   counts = [t.count for t in topologies.parse("v5e:2x2").larger()]
   assert counts == [8, 16, 32, 64, 128, 256]
-  assert topologies.parse("h100:8").larger()[0].count == 16
+  more = topologies.parse("h100:8").larger()
+  assert [(t.name, t.count) for t in more] == [("h100:16", 16), ("h100:32", 32)]
+  assert topologies.parse("cpu:8").larger() == []
 
 
 def test_too_few_host_devices():

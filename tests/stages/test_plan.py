@@ -11,8 +11,9 @@ import sys
 
 import pytest
 
-from refine_jax.planning import topologies
-from refine_jax.stages import launch, plan, plan_job
+from refine_jax.planning import architectures, topologies
+from refine_jax.planning.programs import Planner
+from refine_jax.stages import launch, plan, plan_job, planned
 
 TOP = pathlib.Path(__file__).parent.parent.parent
 ARITHMETIC = f"{TOP}/configs/reft/arithmetic.py:smoke"
@@ -44,7 +45,8 @@ def named(report, name):
 def test_the_object_has_exactly_these_keys(ppo):
   found = json.loads(json.dumps(ppo.to_json()))
   assert list(found) == [
-    *("fits", "chip_bytes", "peak_bytes", "programs", "seconds", "suggestion")
+    *("fits", "chip_bytes", "peak_bytes", "programs", "seconds", "suggestion"),
+    *("stage", "parameters", "estimated"),
   ]
   for program in found["programs"]:
     assert list(program) == [
@@ -54,6 +56,42 @@ def test_the_object_has_exactly_these_keys(ppo):
   assert found["fits"]
   assert found["suggestion"] == ""
   assert found["peak_bytes"] < found["chip_bytes"]
+  assert found["stage"] == "train_reft"
+  assert found["estimated"] is True
+
+
+def test_parameters_are_counted(ppo):
+  c = config_of().model.overrides
+  layer = 4 * c.width**2 + 3 * c.width * c.mlp + 2 * c.width
+  tables = 2 * 300 * c.width + c.width  # and the last norm
+  head = c.width + 1
+  assert ppo.parameters == c.layers * layer + tables + head
+  assert f"train_reft: {ppo.parameters:,} parameters" in ppo.table()
+
+
+@pytest.mark.parametrize(
+  ("model", "stage", "millions"),
+  [
+    ("codegen_350m", "train_generator", 357),
+    ("codeparrot_small", "train_generator", 111),
+    ("codet5_770m", "train_generator", 738),
+    ("llama_7b", "run_sample", 6738),
+  ],
+)
+def test_published_models_have_their_parameters(model, stage, millions):
+  config = launch.load_config(f"{TOP}/configs/reft/ppo.py:model={model}")
+  planner = Planner(HERE, plan_job.mesh(config, HERE))
+  job = plan_job.Job(config, planner, pathlib.Path("."))
+  assert round(planned.parameters(job, stage) / 1e6) == millions
+
+
+def test_every_model_of_the_published_configs_is_known():
+  module = launch.load_config.__globals__["importlib"].util
+  spec = module.spec_from_file_location("ppo", f"{TOP}/configs/reft/ppo.py")
+  found = module.module_from_spec(spec)
+  spec.loader.exec_module(found)
+  for path, _ in found.MODELS.values():
+    assert path in architectures.known()
 
 
 def test_the_programs_of_ppo(ppo):
@@ -146,6 +184,19 @@ def test_a_mesh_that_does_not_divide_is_told_in_one_line():
   assert "\n" not in str(error.value)
 
 
+def test_a_stage_that_was_not_asked_for_is_named():
+  name = f"{TOP}/configs/rationalyst/hint_chains.py"
+  config = config_of(name)
+  report = plan.main(config, HERE)
+  assert report.stage == "train_rationalyst"
+  assert report.programs[0].name == "train step"
+  assert "Planned train_rationalyst" in report.table()
+  assert "plans train_generator, embed" in report.table()
+  assert re.search(r"cannot be planned: .*run_stepwise", report.table())
+  with pytest.raises(plan_job.BadPlan, match="'run_stepwise' cannot be plan"):
+    plan.main(config, HERE, stage="run_stepwise")
+
+
 def test_an_unknown_stage_and_an_unknown_model_are_named():
   with pytest.raises(plan_job.BadPlan, match="stage 'nothing'"):
     plan.main(config_of(), HERE, stage="nothing")
@@ -155,10 +206,12 @@ def test_an_unknown_stage_and_an_unknown_model_are_named():
     plan.main(config, HERE, stage="train_generator")
 
 
-def command(*arguments, **more):
+def command(*arguments, text="", **more):
+  """The command line, or a program `text` that ends in it."""
   environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0", **more}
+  what = ["-c", text] if text else ["-m", "refine_jax.stages.plan"]
   return subprocess.run(
-    [sys.executable, "-m", "refine_jax.stages.plan", *arguments],
+    [sys.executable, *what, *arguments],
     capture_output=True,
     text=True,
     cwd=TOP,
@@ -181,6 +234,72 @@ def test_the_command_says_what_is_wrong_in_one_line():
   assert made.returncode == 2
   (line,) = made.stderr.strip().splitlines()
   assert line.startswith("error: topology 'v5e:3x3'")
+
+
+def test_a_missing_config_file_is_told_in_one_line():
+  made = command("--config=nothing.py", "--topology=cpu:2")
+  assert made.returncode == 2
+  assert made.stderr.splitlines() == [
+    "error: No such file or directory: 'nothing.py'"
+  ]
+
+
+# A GPU so small, and a compiler that cannot do what it is told.
+SMALL_GPU = """
+import dataclasses, runpy
+from refine_jax.planning import chips
+chips.GPUS["h100"] = dataclasses.replace(chips.GPUS["h100"], memory=70_000)
+runpy.run_module("refine_jax.stages.plan", run_name="__main__")
+"""
+NO_COMPILER = """
+import runpy, jax
+def fail(*_, **__):
+  raise jax.errors.JaxRuntimeError("INTERNAL: no such kernel\\nat length")
+jax.stages.Lowered.compile = fail
+runpy.run_module("refine_jax.stages.plan", run_name="__main__")
+"""
+EMBED = (
+  f"--config={ARITHMETIC}",
+  "--config.tokenizer.train.vocab_size=300",
+  "--stage=embed",
+)
+
+
+def test_what_the_compiler_says_is_told_in_one_line():
+  made = command(
+    *EMBED, "--topology=cpu:2", text=NO_COMPILER, TF_CPP_MIN_LOG_LEVEL="3"
+  )
+  assert made.returncode == 2
+  (line,) = made.stderr.splitlines()
+  assert line == "error: the compiler says: INTERNAL: no such kernel"
+
+
+def test_more_gpus_are_tried_and_are_enough():
+  # Without flags it has to make the devices itself, enough for all it tries.
+  how = {"text": SMALL_GPU, "XLA_FLAGS": ""}
+  made = command(*EMBED, "--topology=h100:2", "--json", **how)
+  assert made.returncode == 1, made.stderr
+  said = json.loads(made.stdout)["suggestion"]
+  found = re.fullmatch(r"more GPUs: (h100:4) \(then .*, (\d+) %\)", said)
+  assert found, said
+  again = command(
+    *EMBED, f"--topology={found[1]}", "--json", "--nosearch", **how
+  )
+  assert again.returncode == 0, again.stderr
+  report = json.loads(again.stdout)
+  assert round(100 * report["peak_bytes"] / 70_000) == int(found[2])
+
+
+def test_a_compilation_cache_does_not_hide_the_programs(tmp_path):
+  flags = {
+    "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+  }
+  for _ in range(2):
+    made = command(*EMBED, "--topology=cpu:2", "--json", **flags)
+    assert made.returncode == 0, made.stderr
+  assert not list(tmp_path.iterdir())
 
 
 def on_tpu(name, *flags):
