@@ -3,9 +3,10 @@ r"""Answers to competition maths: found, compared, and named for a vote.
 `strict` takes the last answer and compares meanings: exact fractions first
 (`0.5` and `\frac12`), members of lists in any order, then math-verify within
 a time limit. `compat` is MathCritique's published code (`latex_published`).
+Marks, `10%` for 10 and `x = 5` for 5, are ignored unless it is asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from refine_jax.tasks import (
   latex_pool,
@@ -55,17 +56,26 @@ def number(text: str):
   return value
 
 
-def same(gold: str, found: str | None, mode: str = "strict") -> bool:
-  return same_all([(gold, found)], mode)[0]
+def same(
+  gold: str,
+  found: str | None,
+  mode: str = "strict",
+  *,
+  ignore_marks: bool = True,
+) -> bool:
+  return same_all([(gold, found)], mode, ignore_marks=ignore_marks)[0]
 
 
 def same_all(
-  pairs: Sequence[tuple[str, str | None]], mode: str = "strict"
+  pairs: Sequence[tuple[str, str | None]],
+  mode: str = "strict",
+  *,
+  ignore_marks: bool = True,
 ) -> list[bool]:
   """Whether each (gold, found) is the same answer; None is no answer."""
   if mode == "compat":
     return [f is not None and latex_published.same(g, f) for g, f in pairs]
-  decided = [_decided(gold, found) for gold, found in pairs]
+  decided = [_decided(gold, found, ignore_marks) for gold, found in pairs]
   hard = [i for i, known in enumerate(decided) if known is None]
   plain = [tuple(map(latex_text.plain, pairs[i])) for i in hard]
   if hard:
@@ -75,9 +85,11 @@ def same_all(
   return decided
 
 
-def _decided(gold: str, found: str | None) -> bool | None:
+def _decided(gold: str, found: str | None, ignore_marks: bool) -> bool | None:
   """What can be said without algebra; None where it takes some."""
   if found is None:
+    return False
+  if not ignore_marks and latex_text.marks(gold) != latex_text.marks(found):
     return False
   ours, theirs = latex_text.plain(found), latex_text.plain(gold)
   if ours == theirs:
@@ -87,20 +99,21 @@ def _decided(gold: str, found: str | None) -> bool | None:
     return values[0] == values[1]
   lists = latex_text.parts(ours), latex_text.parts(theirs)
   if None not in lists:
-    return _lists(*lists)
+    return _lists(*lists, ignore_marks)
   if ours.isalpha() and theirs.isalpha() and min(len(ours), len(theirs)) > 1:
     return ours.lower() == theirs.lower()
   return None
 
 
-def _lists(ours, theirs) -> bool | None:
+def _lists(ours, theirs, ignore_marks: bool) -> bool | None:
   """Ordered in brackets, in any order without or between braces."""
   (left, mine), (right, yours) = ours, theirs
   if len(mine) != len(yours) or (left != right and not {left, right} <= _FREE):
     return False
   if left in _FREE:
     mine, yours = (sorted(x, key=_order) for x in (mine, yours))
-  known = [_decided(a, b) for a, b in zip(yours, mine, strict=True)]
+  pairs = zip(yours, mine, strict=True)
+  known = [_decided(a, b, ignore_marks) for a, b in pairs]
   if all(known):
     return True
   return None if None in known else False
@@ -111,32 +124,45 @@ def _order(member: str) -> tuple:
   return (0, value, "") if value is not None else (1, 0, member)
 
 
-def keys(found: Sequence[str | None], mode: str = "strict") -> list[str | None]:
+def keys(
+  found: Sequence[str | None],
+  mode: str = "strict",
+  *,
+  ignore_marks: bool = True,
+) -> list[str | None]:
   r"""The name under which equal answers vote: `1/2` for `0.5` and `\frac12`."""
   if mode == "compat":
     return list(found)
-  named = [None if f is None else _named(f) for f in found]
-  hard = [i for i, f in enumerate(found) if f is not None and not named[i]]
+  hard: dict[str, str] = {}
+  for text in filter(None, found):
+    _named(text, lambda t: hard.setdefault(t, t))
   if hard:
-    plain = [latex_text.plain(found[i]) for i in hard]
-    made = latex_pool.shared().keys(plain)
-    for i, text, key in zip(hard, plain, made, strict=True):
-      named[i] = key or text
-  return named
+    made = latex_pool.shared().keys(list(hard))
+    hard = {t: key or t for t, key in zip(hard, made, strict=True)}
+  names = [None if f is None else _named(f, hard.get) for f in found]
+  if ignore_marks:
+    return names
+  return [
+    n if n is None else n.join(latex_text.marks(f))
+    for f, n in zip(found, names, strict=True)
+  ]
 
 
-def _named(found: str) -> str | None:
-  """A number's fraction, a word; None where it takes algebra."""
+def _named(found: str, algebra: Callable[[str], str]) -> str:
+  """A number's fraction, a word, a list of names, or what algebra says.
+
+  Sets have the names of bare lists, to which they are equal.
+  """
   value = number(found)
   if value is not None:
     return str(value)
   plain = latex_text.plain(found)
-  if plain.isalpha() and len(plain) > 1:
-    return plain.lower()
+  if len(plain) < 2 or plain.isalpha():
+    return plain.lower() if len(plain) > 1 else plain
   if (listed := latex_text.parts(plain)) is None:
-    return plain if len(plain) < 2 else None
+    return algebra(latex_text.without_braces(plain))
   brackets, members = listed
-  names = [_named(m) or m for m in members]
+  names = [_named(member, algebra) for member in members]
   if brackets in _FREE:
-    names = sorted(names)
-  return ",".join(names).join(brackets or ("", ""))
+    return ",".join(sorted(names))
+  return ",".join(names).join(brackets)

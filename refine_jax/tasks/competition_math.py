@@ -13,15 +13,20 @@ from refine_jax import files, records
 from refine_jax.tasks import answers, base, mwp_rows, published_rows, tables
 
 SPLITS = {"train": "train", "validation": "train", "test": "test"}
+PROMPTS = ("framed", "bare")
 
 
 class CompetitionMath(base.Task):
-  """Competition maths, compared as `answers` compares.
+  r"""Competition maths, compared as `answers` compares.
 
   Args:
     path: the data folder.
     dataset: a `datasets` name to read instead, and its `config`.
     mode: `strict`, `lenient` or `compat`, see `answers`.
+    prompt: `framed` between `Problem:` and `Solution:`, or `bare`, the
+      problem alone, for templates that have words of their own.
+    ignore_marks: whether `10\%` is 10 and `x = 5` is 5; not in `compat`,
+      where the published code says what is.
     levels: of difficulty, 1 to 5; all by default.
     subjects: of `type`; all by default.
     seed, validation_share: which texts of train go to validation.
@@ -36,6 +41,8 @@ class CompetitionMath(base.Task):
     dataset: str | None = None,
     config: str | None = None,
     mode: str = "strict",
+    prompt: str = "framed",
+    ignore_marks: bool = True,
     levels: Sequence[int] = (),
     subjects: Sequence[str] = (),
     seed: int = 0,
@@ -43,12 +50,15 @@ class CompetitionMath(base.Task):
   ):
     if mode not in answers.MODES:
       raise ValueError(f"mode={mode!r} is none of {', '.join(answers.MODES)}")
+    if prompt not in PROMPTS:
+      raise ValueError(f"prompt={prompt!r} is none of {', '.join(PROMPTS)}")
     if not 0 < validation_share < 1:
       raise ValueError(
         f"validation_share must lie between 0 and 1, got {validation_share}"
       )
     self.path = files.path(path) / "competition_math"
     self.dataset, self.config, self.mode = dataset, config, mode
+    self.bare, self.ignore_marks = prompt == "bare", ignore_marks
     self.levels, self.subjects = frozenset(levels), frozenset(subjects)
     self.seed, self.validation_share = seed, validation_share
 
@@ -81,17 +91,20 @@ class CompetitionMath(base.Task):
     question = tables.field(row, "problem").strip()
     solution = tables.field(row, "solution").strip()
     answer = answers.gold(solution, "formula", self.mode)
-    if answer is None:
+    shown = answer or answers.gold(solution, "formula")
+    if shown is None:
       raise tables.bad(row, "no boxed answer", "solution", solution)
     return records.Problem(
       id=str(row["id"]),
       question=question,
-      gold=f"{solution}\nThe answer is $\\boxed{{{answer}}}$.",
-      answer=answer,
+      gold=f"{solution}\nThe answer is $\\boxed{{{shown}}}$.",
+      answer=answer or "",  # as published, `\fbox{5}` is no answer
       meta={"level": _level(row), "subject": row.get("type", "")},
     )
 
   def prompt(self, problem: records.Problem) -> str:
+    if self.bare:
+      return problem.question
     return f"Problem:\n{problem.question}\nSolution:\n"
 
   def answer(self, completion: str) -> str | None:
@@ -103,9 +116,13 @@ class CompetitionMath(base.Task):
   def check_all(
     self, problems: Sequence[records.Problem], completions: Sequence[str]
   ) -> list[bool]:
+    """`check` of many; a problem without an answer is never right."""
     found = self.answers(completions)
-    pairs = zip(problems, found, strict=True)
-    return answers.same_all([(p.answer, f) for p, f in pairs], self.mode)
+    pairs = [
+      (p.answer, f if p.answer else None)
+      for p, f in zip(problems, found, strict=True)
+    ]
+    return answers.same_all(pairs, self.mode, ignore_marks=self.ignore_marks)
 
   def rewards(
     self, problems: Sequence[records.Problem], completions: Sequence[str]
@@ -117,7 +134,8 @@ class CompetitionMath(base.Task):
 
   def canonicals(self, completions: Sequence[str]) -> list[str | None]:
     """`canonical` of many."""
-    return answers.keys(self.answers(completions), self.mode)
+    found = self.answers(completions)
+    return answers.keys(found, self.mode, ignore_marks=self.ignore_marks)
 
   def metrics(
     self, problem: records.Problem, completion: str

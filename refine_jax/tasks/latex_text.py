@@ -4,13 +4,44 @@ import re
 from fractions import Fraction
 
 _LONGEST = 400  # characters of an answer
+_MANY = 50  # markers, or boxes, that are looked at, from the last back
 _MARKER = re.compile(r"\banswer\s+is\s*:?|\banswer\s*:|####", re.IGNORECASE)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*")
 _DOLLARS = re.compile(r"(?<!\\)\$\$?(.{1,400}?)(?<!\\)\$\$?", re.DOTALL)
 _PARENS = re.compile(r"\\\((.{1,400}?)\\\)|\\\[(.{1,400}?)\\\]", re.DOTALL)
-_END = re.compile(r"\n|[.;](?=\s|$)|\s(?:because|since)\s")
+_END = re.compile(
+  r"\n|[.;](?=\s|$)|,?\s(?:because|since|which|as|so)\s"
+  r"|,?\sand\s(?:this|that|it|we|the)\s"
+)
+# What may stand between a marker and its answer.
+_HEDGE = re.compile(
+  r"(?:(?:actually|approximately|about|roughly|simply|just|exactly|indeed|"
+  r"therefore|thus|then|still|now|only|equal to|given by)[\s,]+){1,4}",
+  re.IGNORECASE,
+)
+_PROSE = re.compile(
+  r"(?!(?:sqrt|pi|sin|cos|tan|log|ln|infinity)\b)[^\W\d_]{2,}"
+  r"|[AaI]\s+[^\W\d_]{2,}"
+)
+_CURRENCY = re.compile(r"[.,;?]\s+[^\W\d_]{2,}")  # `$5. They paid $`
+_TOLD = re.compile(r"[\d\\]|^[^\w\s]{0,2}[^\W\d_](?![^\W\d_])|[πτ∞√]")
+# Said of an answer, never one where something else is said.
+_REMARK = re.compile(
+  r"(?:not |also |very |indeed |now |quite |clearly )*(?:in)?(?:correct|right|"
+  r"wrong|true|false|helpful|reasonable|valid|accurate|consistent|clear|sound|"
+  r"verified|confirmed|complete|found|obtained|what|that|as follows|above|"
+  r"below|unique|plausible|sensible|good|fine|okay|ok)\b",
+  re.IGNORECASE,
+)
 _WORDS = re.compile(r"\\(?:text|mbox|textnormal|textbf|mathrm|mathbf)\s*\{")
-_NAMED = re.compile(r"^\\?[a-zA-Z](?:_\{?\w\}?)?(?:\([a-z]\))?\s*=(?!=)\s*")
+_NAMED = re.compile(
+  r"^(?:\\[a-zA-Z]{1,8}|[a-zA-Z])(?:_\{?\w\}?)?(?:\([a-z]\))?\s*"
+  r"(?:=(?!=)|\\in\b)\s*"
+)
+_AND = re.compile(  # the lookbehind keeps it linear in runs of spaces
+  r"(?<!\s)(?:,?\s+(?:and|or)\s+"
+  r"|,?\s*\\(?:text|mbox|textnormal)\{\s{0,9}(?:and|or)\s{0,9}\}\s*)"
+)
 _UNIT = re.compile(
   r"(?<=[\d}])\s*(?:\\text|\\mbox|\\mathrm|\\textnormal)\{.*\}"
 )
@@ -30,10 +61,10 @@ _DROPPED = (
 
 def boxed(text: str) -> str | None:
   r"""What the last `\boxed` or `\fbox` holds; None without one."""
-  found = None
-  for match in _BOX.finditer(text):
-    found = _braced(text, match.end()) or found
-  return found
+  for match in reversed(list(_BOX.finditer(text))[-_MANY:]):
+    if found := _braced(text, match.end()):
+      return found
+  return None
 
 
 def _braced(text: str, start: int) -> str | None:
@@ -50,31 +81,65 @@ def _braced(text: str, start: int) -> str | None:
 
 
 def said(text: str, *, lenient: bool = False) -> str | None:
-  """The answer of a solution: after the last marker, or in the last box.
+  """The answer of a solution, whatever is remarked about it afterwards.
 
-  None without either, unless `lenient`: then the last formula, or number.
+  After the last marker that a box, formula or number follows; or in the last
+  box; or the word after a marker, of which remarks (`my answer is correct`)
+  count least. None without any, unless `lenient`: then the last formula, or
+  number.
   """
-  markers = list(_MARKER.finditer(text))
-  rest = text[markers[-1].end() :] if markers else text
-  if (found := boxed(rest)) is not None:
+  words = []
+  for tail in reversed(_tails(text)):
+    if (found := boxed(tail)) is not None:
+      return found
+    found, told = _first(tail)
+    if told:
+      return found
+    words += [found] if found else []
+  if (found := boxed(text)) is not None:
     return found
-  if markers:
-    return _first_formula(rest.strip())
-  if not lenient:
-    return None
+  if found := next((w for w in words if not _REMARK.match(w)), None):
+    return found
+  if lenient and (found := _last(text)) is not None:
+    return found
+  return words[0] if words else None
+
+
+def _tails(text: str) -> list[str]:
+  """What follows each marker, up to the next."""
+  markers = list(_MARKER.finditer(text))[-_MANY:]
+  ends = [*(m.start() for m in markers), len(text)][1:]
+  return [text[m.end() : e] for m, e in zip(markers, ends, strict=True)]
+
+
+def _first(rest: str) -> tuple[str | None, bool]:
+  """What begins a text, and whether it is more than words.
+
+  A formula between dollars, or the first sentence, which is prose if it
+  begins with a word; names of functions and of letters are none.
+  """
+  rest = rest[: 4 * _LONGEST].lstrip("*_: \n")
+  after = rest[hedge.end() :] if (hedge := _HEDGE.match(rest)) else rest
+  for start in (after, rest):
+    for pattern in (_DOLLARS, _PARENS):
+      found = pattern.match(start)
+      if found and not _CURRENCY.search(found[0]):
+        return next(filter(None, found.groups())).strip(), True
+    line = _sentence(start)
+    if line and not _PROSE.match(line) and _TOLD.search(line):
+      return line, True
+  return _sentence(rest) or None, False
+
+
+def _sentence(rest: str) -> str:
+  return _END.split(rest[: 2 * _LONGEST], maxsplit=1)[0].strip(" *_")
+
+
+def _last(text: str) -> str | None:
+  """The last formula, or else the last number."""
   formulas = [next(filter(None, m.groups())) for m in _DOLLARS.finditer(text)]
   numbers = re.findall(r"-?\d[\d,]{0,40}(?:\.\d{1,40})?", text)
   return (formulas or numbers or [None])[-1]
-
-
-def _first_formula(rest: str) -> str | None:
-  """What begins a text: a formula between dollars, or its first sentence."""
-  rest = rest.lstrip("*_: \n")
-  for pattern in (_DOLLARS, _PARENS):
-    if found := pattern.match(rest):
-      return next(filter(None, found.groups())).strip()
-  line = _END.split(rest[: 2 * _LONGEST], maxsplit=1)[0]
-  return line.strip(" *_") or None
 
 
 def plain(text: str) -> str:
@@ -84,8 +149,8 @@ def plain(text: str) -> str:
     text = text.replace(f"\\{name}", "\\frac")
   for dropped in _DROPPED:
     text = text.replace(dropped, "")
-  text = _NAMED.sub("", _UNIT.sub("", text))
-  text = _unwrapped(text)
+  text = _UNIT.sub("", _AND.sub(",", text))
+  text = _unwrapped(_NAMED.sub("", text))
   text = _SHORT_FRAC.sub(r"\\frac{\1}{\2}", text)
   text = _HALF_FRAC.sub(r"\\frac{\1}", text)
   text = _SHORT_ROOT.sub(r"\\sqrt{\1}", text)
@@ -93,6 +158,14 @@ def plain(text: str) -> str:
   text = re.sub(r"^\(([A-Za-z])\)$", r"\1", text.strip())
   text = re.sub(r"(?<![a-zA-Z\\])\s+|\s+(?![a-zA-Z])", "", text)
   return re.sub(r"(?<!\d)\.(?=\d)", "0.", text)
+
+
+def marks(text: str) -> tuple[str, str]:
+  """What `plain` leaves out though it may mean something: `x=`, and `%`."""
+  text = text.strip().strip("$").strip()
+  found = _NAMED.match(text)
+  name = re.sub(r"[\s{}\\]", "", found[0]) if found else ""
+  return name, "%" if "%" in text else ""
 
 
 def _unwrapped(text: str) -> str:
@@ -140,10 +213,18 @@ def parts(text: str) -> tuple[str, list[str]] | None:
   for pair in ("()", "[]", "(]", "[)", "{}"):
     if text[:1] == pair[0] and text[-1:] == pair[1] and _closed(text[1:-1]):
       brackets, inner = pair, text[1:-1]
-  if text.startswith("\\{") and text.endswith("\\}"):
-    brackets, inner = "{}", text[2:-2]
+  if (listed := without_braces(text)) != text:
+    brackets, inner = "{}", listed
   members = _members(inner)
   return (brackets, members) if len(members) > 1 else None
+
+
+def without_braces(text: str) -> str:
+  r"""What stands in a set, `\{...\}`; any other text as it is."""
+  inner = text[2:-2]
+  if text[:2] == "\\{" and text[-2:] == "\\}" and _closed(inner):
+    return inner
+  return text
 
 
 def _closed(text: str) -> bool:

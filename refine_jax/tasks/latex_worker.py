@@ -52,7 +52,12 @@ def key(text: str) -> str | None:
     return None
   value = found[0]
   if getattr(value, "is_number", False) and value.is_finite:
+    exact = value.doit()
+    if exact.is_Rational:
+      return str(exact)
     return str(sympy.N(value, 12))
+  if isinstance(value, sympy.logic.boolalg.BooleanAtom):
+    return None  # a statement, which nobody asked about
   return str(sympy.expand(value.doit()))
 
 

@@ -90,6 +90,58 @@ def test_a_row_without_a_box_is_bad(path):
     task.problem(HALF | {"id": "1", "solution": "One half."})
 
 
+@pytest.mark.parametrize("box", [r"\fbox{5}", r"\boxed 5"])
+def test_a_gold_the_published_code_cannot_read_is_never_right(box):
+  row = HALF | {"id": "1", "solution": f"It is ${box}$."}
+  said = [r"The answer is $\boxed{5}$.", "The answer is 5.", "The answer is"]
+  for mode, right in (("compat", False), ("strict", True)):
+    task = base.load("competition_math", mode=mode)
+    problem = task.problem(row)
+    texts = [*said[:2], task.target(problem)]
+    assert task.check_all([problem] * 3, texts) == [right] * 3
+    assert not task.check(problem, said[2])
+
+
+def test_a_problem_of_one_s_own_is_never_right():
+  for mode in ("compat", "strict"):
+    task = base.load("competition_math", mode=mode)
+    assert not task.check(task.own("What is 1 + 1?"), "The answer is")
+
+
+def test_prompts():
+  for prompt, shown in (
+    ("framed", f"Problem:\n{HALF['problem']}\nSolution:\n"),
+    ("bare", HALF["problem"]),
+  ):
+    task = base.load("competition_math", prompt=prompt)
+    problem = task.problem(HALF | {"id": "1"})
+    assert task.prompt(problem) == shown
+    assert task.target(problem).endswith(
+      "\nThe answer is $\\boxed{\\frac{1}{2}}$."
+    )
+  assert base.load("competition_math").prompt(problem).startswith("Problem:")
+  with pytest.raises(ValueError, match="prompt='none' is none of framed, bare"):
+    base.load("competition_math", prompt="none")
+
+
+def test_marks_count_where_they_are_asked_for():
+  said = [
+    r"The answer is $\boxed{x = 10}$.",
+    r"The answer is $\boxed{10\%}$.",
+    r"The answer is $\boxed{10.0}$.",
+  ]
+  row = HALF | {"id": "1", "solution": r"It is $\boxed{10}$."}
+  for options, right, keys in (
+    ({}, [True] * 3, ["10"] * 3),
+    ({"ignore_marks": True}, [True] * 3, ["10"] * 3),
+    ({"ignore_marks": False}, [False, False, True], ["x=10", "10%", "10"]),
+  ):
+    task = base.load("competition_math", **options)
+    problem = task.problem(row)
+    assert task.check_all([problem] * 3, said) == right
+    assert task.canonicals(said) == keys
+
+
 def test_what_is_missing_is_named(tmp_path):
   task = base.load("competition_math", path=str(tmp_path))
   with pytest.raises(FileNotFoundError, match=r"train\.jsonl.*train/\*\.json"):
