@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from refine_jax import records
-from refine_jax.tasks import latex_published, reft_rows, tables
+from refine_jax.tasks import latex_published, reft_rows, reft_text, tables
 
 _MARK = re.compile(r"<<[^<>\n]{0,200}>>")
 
@@ -21,7 +21,8 @@ class Gsm8k(reft_rows.NumericTask):
   """See `reft_rows.ReftTask` for the options.
 
   Of `text` there is a third mode, `mathcritique`: answers are found and
-  compared as MathCritique's published code does (`latex_published`).
+  compared as MathCritique's published code does (`latex_published`), after
+  the `sentence` with which golds end whatever `ending` says.
   """
 
   name = "gsm8k"
@@ -36,7 +37,9 @@ class Gsm8k(reft_rows.NumericTask):
     return (*super().modes(form), *more)
 
   def ending(self, value: str) -> str:
-    return f"\nThe answer is {value}." if self._texts else super().ending(value)
+    if self._texts:
+      return reft_text.SENTENCE.format(value)
+    return super().ending(value)
 
   def files(self, split: str) -> Sequence[pathlib.Path]:
     own = self.path / "gsm8k" / f"{split}.jsonl"

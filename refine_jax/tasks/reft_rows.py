@@ -18,6 +18,8 @@ from refine_jax.tasks import (
 
 SPLITS = ("train", "validation", "test")
 FORMS = {"text": "nl", "program": "python_sdp"}
+PROMPTS = ("framed", "bare")
+ENDINGS = ("reft", "sentence")
 FORCED = ("always", "sample", "never")
 
 
@@ -36,6 +38,11 @@ class ReftTask(base.Task):
       question as its docstring. `always` they end the prompt, in training
       too; `sample` they are not in the prompt but in `prefix`, to be put
       after it where programs are sampled, as published; `never`.
+    prompt: `framed` by ReFT's words, or of a `text` `bare`, the question
+      alone, for templates that have words of their own.
+    ending: how a `text` says its answer. `reft`: `Therefore, the answer is:
+      72`. `sentence`: `The answer is 72.`, as MathCritique's actor is asked
+      to; what a model adds about its answer is no answer then.
     partial: the reward of a wrong answer (ReFT, section 3.2: 0.1).
     seed, validation_share: which texts go to validation, and how many.
   """
@@ -50,6 +57,8 @@ class ReftTask(base.Task):
     form: str = "program",
     mode: str = "strict",
     forced: str = "always",
+    prompt: str = "framed",
+    ending: str = "reft",
     partial: float = 0.1,
     seed: int = 0,
     validation_share: float = 0.1,
@@ -57,12 +66,23 @@ class ReftTask(base.Task):
     _one_of("form", form, FORMS)
     _one_of("mode", mode, self.modes(form))
     _one_of("forced", forced, FORCED)
+    _one_of("prompt", prompt, PROMPTS)
+    _one_of("ending", ending, ENDINGS)
+    if form != "text" and (prompt != "framed" or ending != "reft"):
+      raise ValueError(
+        f"prompt={prompt!r}, ending={ending!r}: a program has its own"
+      )
+    if mode == "compat" and ending != "reft":
+      raise ValueError(
+        f"ending={ending!r} is none that mode='compat' finds an answer after"
+      )
     if not 0 < validation_share < 1:
       raise ValueError(
         f"validation_share must lie between 0 and 1, got {validation_share}"
       )
     self.path, self.form, self.mode = files.path(path), form, mode
     self.forced = forced if form == "program" else "never"
+    self.bare, self.sentence = prompt == "bare", ending == "sentence"
     self.partial, self.seed = partial, seed
     self.validation_share = validation_share
 
@@ -72,6 +92,8 @@ class ReftTask(base.Task):
 
   def ending(self, value: str) -> str:
     """How a gold text says its answer."""
+    if self.sentence:
+      return reft_text.SENTENCE.format(value)
     return f"{reft_text.ANSWER}{value}"
 
   @abc.abstractmethod
@@ -155,6 +177,8 @@ class ReftTask(base.Task):
     )
 
   def prompt(self, problem: records.Problem) -> str:
+    if self.bare:
+      return problem.question
     ending = self._header(problem) if self.forced == "always" else ""
     return reft_text.prompt(problem.question) + ending
 
@@ -190,7 +214,7 @@ class ReftTask(base.Task):
     return [self._read_text(completion) for completion in completions]
 
   def _read_text(self, completion: str) -> Any:
-    candidates = reft_text.said(completion, self.mode)
+    candidates = reft_text.said(completion, self.mode, remarks=self.sentence)
     answers = (self.read(candidate) for candidate in candidates)
     return next((a for a in answers if a is not None), None)
 

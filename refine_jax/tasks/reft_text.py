@@ -9,6 +9,8 @@ import re
 INSTRUCTION = "Question:\n"
 TRIGGER = "\nAnswer reasoning:\n"
 ANSWER = "\nTherefore, the answer is: "
+SENTENCE = "\nThe answer is {}."
+_MANY = 50  # markers that are looked at
 _HEADER = re.compile(r'def solution\(\):\n\s+""".*?"""[ \t]*\n', re.DOTALL)
 _DEFINES = re.compile(r"^def solution\b", re.MULTILINE)
 _FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
@@ -39,24 +41,33 @@ def body(program: str) -> str:
   return program.strip()[found.end() :]
 
 
-def said(completion: str, mode: str = "strict") -> list[str]:
+def said(
+  completion: str, mode: str = "strict", *, remarks: bool = False
+) -> list[str]:
   """Where a text's answer is: candidates, the first that can be read counts.
 
   In `strict` what follows the last marker (`the answer is`, `answer:`,
   `####`, a box), the line and then its first part; nothing without a marker.
-  In `compat` what follows the exact trigger, or the whole text.
+  With `remarks` also what follows the markers before, the later the better: a
+  model may go on to say that its answer is correct. In `compat` what follows
+  the exact trigger, or the whole text.
   """
   if mode == "compat":
     text = completion.strip().split(TRIGGER)[-1].strip()
     return [text.split(ANSWER)[-1].strip()]
   markers = list(_MARKER.finditer(completion))
-  if not markers:
-    return []
-  rest = completion[markers[-1].end() :].lstrip()
-  if boxed := _BOXED.match(rest):
-    return [boxed[1]]
-  line = rest.partition("\n")[0][:400]
-  return [line, _SENTENCE.split(line, maxsplit=1)[0]]
+  ends = [*(m.start() for m in markers[1:]), len(completion)]
+  found = []
+  for marker, end in list(zip(markers, ends, strict=False))[-_MANY:][::-1]:
+    rest = completion[marker.end() : end].lstrip()
+    if boxed := _BOXED.match(rest):
+      found.append(boxed[1])
+    else:
+      line = rest.partition("\n")[0][:400]
+      found += [line, _SENTENCE.split(line, maxsplit=1)[0]]
+    if not remarks:
+      break
+  return found
 
 
 def program(completion: str, mode: str = "strict") -> str:

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import time
 
 import pytest
 
@@ -275,6 +276,104 @@ def test_gsm8k_as_mathcritique_scored_it():
     base.load("gsm8k", mode="mathcritique")
   with pytest.raises(ValueError, match="mode='mathcritique' is none of"):
     base.load("svamp", mode="mathcritique")
+
+
+# gold, completion; accepted by MathCritique's code, and by our grader.
+PROBES = [
+  ("5", "So.\nThe answer is 5.", True, True),
+  ("5", "So.\nThe answer is $5.00.", True, True),
+  ("5", "So.\nThe answer is 5 dollars", True, True),
+  ("5", "So.\nThe answer is \\boxed{5}", True, True),
+  ("1000", "So.\nThe answer is 1,000", True, True),
+  ("1,000", "So.\nThe answer is 1000", True, True),
+  ("5", "So.\nThe answer is -$5", True, False),
+  ("5", "So.\nThe answer is 4. Wait, The answer is 5.", False, True),
+  ("5", "First 5 apples plus 2 is 7.", True, False),
+  ("7", "First 5 apples plus 2 is 7.", False, False),
+  ("0.5", "So.\nThe answer is 1/2", False, True),
+  ("50", "So.\nThe answer is 50%", True, True),
+  ("5", "So.\nThe answer is five", False, False),
+  ("05", "So.\nThe answer is 5", False, True),
+  ("5", "So.\nThe answer is 9**9**9", False, False),
+]
+
+
+@pytest.mark.parametrize("gold, completion, published, strict", PROBES)
+def test_gsm8k_probes(gold, completion, published, strict):
+  """Section 6.3 of MathCritique's specification, by the task's own grader."""
+  row = {"id": "1", "line": 1, "question": "q", "answer": f"So.\n#### {gold}"}
+  for options, right in (
+    ({"mode": "mathcritique"}, published),
+    ({"mode": "strict"}, strict),
+    ({"mode": "strict", "ending": "sentence"}, strict),
+  ):
+    task = base.load("gsm8k", form="text", **options)
+    start = time.monotonic()
+    assert task.check(task.problem(row), completion) == right
+    assert time.monotonic() - start < 1.0
+
+
+@pytest.mark.parametrize(
+  "completion, found",
+  [
+    ("The answer is 14. This answer is reasonable.", "14"),
+    ("So $\\boxed{14}$. We check that the answer is correct.", "14"),
+    ("The answer is 14.\nI hope my answer is helpful.", "14"),
+    ("The answer is $\\boxed{14}$ and I think the answer is right.", "14"),
+    ("The answer is 9. Wait, the answer is 14. That answer is it.", "14"),
+    ("the answer is unknown, the answer is hard", None),
+    ("3 * 4 = 12", None),
+  ],
+)
+def test_remarks_are_no_answers_after_a_sentence(completion, found):
+  task = base.load("gsm8k", form="text", ending="sentence")
+  assert task.answer(completion) == found
+
+
+def test_remarks_hide_reft_s_answers_as_ever():
+  text = "The answer is 14. This answer is reasonable."
+  assert base.load("gsm8k", form="text").answer(text) is None
+  hostile = "the answer is x " * 100_000
+  start = time.monotonic()
+  task = base.load("gsm8k", form="text", ending="sentence")
+  assert task.answer(hostile) is None
+  assert time.monotonic() - start < 1.0
+
+
+def test_prompts_and_endings_that_mathcritique_asks_for():
+  answer = "He has <<3*4=12>>12.\n#### 1,200"
+  row = {"id": "1", "line": 1, "question": " How many? ", "answer": answer}
+  for options, prompt, target in (
+    ({}, reft_text.prompt("How many?"), "\nTherefore, the answer is: 1200"),
+    ({"prompt": "bare", "ending": "sentence"}, "How many?",
+     "\nThe answer is 1200."),
+    ({"prompt": "bare", "mode": "mathcritique"}, "How many?",
+     "\nThe answer is 1200."),
+  ):  # fmt: skip
+    task = base.load("gsm8k", form="text", **options)
+    problem = task.problem(row)
+    assert task.prompt(problem) == prompt
+    assert task.target(problem) == f"He has 12.{target}"
+    assert task.check(problem, task.target(problem))
+
+
+@pytest.mark.parametrize(
+  "options, error",
+  [
+    ({"prompt": "none"}, "prompt='none' is none of framed, bare"),
+    ({"ending": "full"}, "ending='full' is none of reft, sentence"),
+    ({"form": "program", "prompt": "bare"}, "prompt='bare'.*has its own"),
+    ({"form": "program", "ending": "sentence"}, "'sentence': a program has"),
+    (
+      {"mode": "compat", "ending": "sentence"},
+      "ending='sentence' is none that",
+    ),
+  ],
+)
+def test_prompts_and_endings_there_are_not(options, error):
+  with pytest.raises(ValueError, match=error) as caught:
+    base.load("gsm8k", **{"form": "text", **options})
+  assert "\n" not in str(caught.value)
 
 
 def test_broken_jsonl_names_its_line(tmp_path):
