@@ -103,7 +103,9 @@ def _paper(args):
     max_prompt=3072, max_target=1024, batching="bucket"
   )
   answer = "number" if args.task == "gsm8k" else "boxed"
-  options = {"form": "text"} if args.task == "gsm8k" else {}
+  options = {"prompt": "bare"}  # the dialogue has words of its own
+  if args.task == "gsm8k":  # golds end as the dialogue asks the actor to
+    options |= {"form": "text", "ending": "sentence"}
   engine = config.engine(slots=64, prompt_buckets=(256, 1024, 3072))
   arms = config.standard_critique_arms(chains=64)
   del arms["oracle critique"]  # it takes a task that judges steps
