@@ -387,20 +387,33 @@ def test_slurm_tells_the_tasks_before_the_end(tmp_path):
   assert job.returncode == 143
 
 
+JOBSET = (
+  *("--name=n", "--image=i", "--claim=c", "--topology=4x4"),
+  "--accelerator=tpu-v5",
+)
+
+
 def test_kubernetes():
   yaml = pytest.importorskip("yaml")
-  wanted = ("--name=n", "--image=i", "--claim=c", "--topology=4x4")
-  made = run(
-    "k8s/jobset.sh", *wanted, "--accelerator=tpu-v5", "--dry_run", *STAGE
-  )
+  made = run("k8s/jobset.sh", *JOBSET, "--dry_run", *STAGE)
   assert made.returncode == 0, made.stderr
   _, text = made.stdout.split("\n", 1)
-  (job,) = yaml.safe_load(text.rsplit("END", 1)[0])["spec"]["replicatedJobs"]
+  spec = yaml.safe_load(text.rsplit("END", 1)[0])["spec"]
+  (job,) = spec["replicatedJobs"]
   assert job["template"]["spec"]["parallelism"] == 4  # 16 chips, 4 a host
   pod = job["template"]["spec"]["template"]["spec"]
-  assert pod["containers"][0]["command"] == [
-    *("python", "-m", *STAGE[1:], "--distributed")
-  ]
+  (container,) = pod["containers"]
+  assert container["command"] == ["python", "-m", *STAGE[1:], "--distributed"]
+  # Without such a secret the pods start all the same.
+  secret = {"name": "refine-jax", "optional": True}
+  assert container["envFrom"] == [{"secretRef": secret}]
+  # What launch.refuse ends with fails the whole, once.
+  (rule,) = job["template"]["spec"]["podFailurePolicy"]["rules"]
+  assert (rule["action"], rule["onExitCodes"]["values"]) == ("FailJob", [2])
+  assert rule["onExitCodes"]["containerName"] == container["name"]
+  (rule,) = spec["failurePolicy"]["rules"]
+  assert rule["action"] == "FailJobSet"
+  assert rule["onJobFailureReasons"] == ["PodFailurePolicy"]
   assert "@" not in text
 
 
@@ -410,7 +423,15 @@ def test_kubernetes():
     ("tpu_pod.sh", ("--name=n",), "--zone is missing"),
     ("tpu_pod.sh", ("--nmae=n",), "unknown argument --nmae"),
     ("slurm.sh", ("--nodes=two",), "--nodes is a number"),
+    ("tpu_pod.sh", (*POD, "--slices=2", *STAGE), "--slices needs --queued"),
+    ("tpu_pod.sh", (*POD, "--env=A=b", *STAGE), "--env=NAME, not its value"),
+    ("tpu_pod.sh", (*POD, "--env=NOT_SET", *STAGE), "NOT_SET is not set"),
     ("k8s/jobset.sh", ("--name=n",), "--image is missing"),
+    (
+      "k8s/jobset.sh",
+      (*JOBSET, "--chips_per_host=0", *STAGE),
+      "--chips_per_host is at least 1",
+    ),
     ("local_multiprocess.sh", ("x", "2", "--", "true"), "x is no number"),
   ],
 )

@@ -3,20 +3,22 @@
 #
 #   bash launch_scripts/k8s/jobset.sh --name=NAME --image=IMAGE \
 #        --accelerator=tpu-v5-lite-podslice --topology=4x4 \
-#        --claim=VOLUME_CLAIM [--chips_per_host=4] [--slices=1] [--restarts=20] [--namespace=NS] \
-#        [--dry_run] -- \
+#        --claim=VOLUME_CLAIM [--chips_per_host=4] [--slices=N] \
+#        [--secret=refine-jax] [--restarts=20] [--namespace=NS] [--dry_run] -- \
 #        refine_jax.stages.train_reft --config=... --workdir=/shared/run
 #
-# The cluster has the JobSet controller and a node pool of that topology; the
-# image has this package with the extra `tpu` (k8s/Dockerfile). The claim, which
-# many pods can write, is mounted at /shared and holds data and workdir. A pod that is
-# evicted restarts all of them, and the stage goes on from its checkpoint.
+# The cluster has the JobSet controller (0.6 or later) and, for every slice, a
+# node pool of that topology; the image has this package with the extra `tpu`
+# (k8s/Dockerfile). The claim, which many pods can write, is mounted at /shared
+# and holds data and workdir. What the secret has, if there is one, is in the
+# environment (HF_TOKEN). A pod that is evicted restarts all of them, and the
+# stage goes on from its checkpoint; a mistake in the command or config ends all.
 # --dry_run prints the manifest and the command that would apply it.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 name='' image='' accelerator='' topology='' claim='' namespace=default dry=''
-chips=4 slices=1 restarts=20
+chips=4 slices=1 restarts=20 secret=refine-jax
 while (($#)); do
   case $1 in
     --name=*) name=${1#*=} ;;
@@ -26,6 +28,7 @@ while (($#)); do
     --chips_per_host=*) chips=${1#*=} ;;
     --slices=*) slices=${1#*=} ;;
     --restarts=*) restarts=${1#*=} ;;
+    --secret=*) secret=${1#*=} ;;
     --claim=*) claim=${1#*=} ;;
     --namespace=*) namespace=${1#*=} ;;
     --dry_run) dry=1 ;;
@@ -43,6 +46,16 @@ for required in name image accelerator topology claim; do
 done
 if [[ ! $topology =~ ^[0-9]+(x[0-9]+){1,2}$ ]]; then
   echo "jobset.sh: --topology is like 4x4 or 4x4x4, not $topology" >&2
+  exit 2
+fi
+for number in chips slices; do
+  if [[ ! ${!number} =~ ^[1-9][0-9]*$ ]]; then
+    echo "jobset.sh: --${number/chips/chips_per_host} is at least 1" >&2
+    exit 2
+  fi
+done
+if [[ ! $restarts =~ ^[0-9]+$ ]]; then
+  echo "jobset.sh: --restarts is a number, not $restarts" >&2
   exit 2
 fi
 if ((!$#)); then
@@ -73,6 +86,7 @@ manifest() {
     line=${line//@ACCELERATOR@/$accelerator}
     line=${line//@TOPOLOGY@/$topology}
     line=${line//@CLAIM@/$claim}
+    line=${line//@SECRET@/$secret}
     line=${line//@CHIPS@/$chips}
     line=${line//@HOSTS@/$hosts}
     line=${line//@SLICES@/$slices}
