@@ -78,6 +78,7 @@ def _critic(bench: Any, arm: ConfigDict, words, names):
   if not arm.rounds and not arm.weigh:
     return critics.none  # nobody asks it
   if arm.critic == "oracle":
+    critiquing.must_judge(bench.task, "an oracle critic")
     return step_critics.oracle(bench.task, words, bench.by_id)
   if arm.critic != "model":
     raise BadConfig(f"critic is model or oracle, not {arm.critic!r}")

@@ -29,11 +29,22 @@ from refine_jax.stages import build, supervised
 from refine_jax.stages.reading import BadConfig
 from refine_jax.tasks.base import Task
 
+REPLIES = "replies.jsonl"  # of an endpoint
+
 
 def grammar(name: str) -> Grammar:
   if name not in GRAMMARS:
     raise BadConfig(f"grammar is one of {', '.join(GRAMMARS)}, not {name!r}")
   return GRAMMARS[name]
+
+
+def must_judge(task: Task, who: str) -> None:
+  """BadConfig where `who` is asked for and the task knows no truth of steps."""
+  if not hasattr(task, "judge"):
+    raise BadConfig(
+      f"{who} needs a task that judges steps, which {type(task).__name__} does"
+      " not: take another critic or annotator"
+    )
 
 
 class Workshop:
@@ -44,6 +55,7 @@ class Workshop:
 
   def __init__(self, config: ConfigDict, workdir: pathlib.Path, options=None):
     self.config, self.workdir = config, workdir
+    self.endpoint: endpoint.Endpoint | None = None
     self.task: Task = build.task(config.task, options)
     self.template: Template = build.template(config.template)
 
@@ -143,15 +155,36 @@ def annotators(
 ) -> annotation.Annotator | None:
   """Who answers an annotator's requests; None if it is the task itself."""
   if settings.annotator == "oracle":
+    must_judge(shop.task, "an oracle annotator")
     return None
   if settings.annotator == "endpoint":
-    asked = endpoint.Settings(**settings.endpoint.to_dict())
-    return endpoint.Endpoint(asked, workdir / "replies.jsonl")
+    if shop.endpoint is None:  # it reads all its replies when it is made
+      asked = endpoint.Settings(**settings.endpoint.to_dict())
+      shop.endpoint = endpoint.Endpoint(asked, workdir / REPLIES)
+    return shop.endpoint
   if settings.annotator == "local":
     return _local(settings.annotator_model, shop)
   raise BadConfig(
     f"annotator is oracle, local or endpoint, not {settings.annotator!r}"
   )
+
+
+def sampled(settings: ConfigDict) -> bool:
+  """Whether make_mathcritique_data needs a model; see `distributed.alone`."""
+  local = settings.annotator == "local"
+  return not settings.published and bool(settings.actor or local)
+
+
+def spent(settings: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+  """For a manifest: what an endpoint's replies came to, if one was asked.
+
+  Counted from the file, so that a run that goes on says the same.
+  """
+  path = workdir / REPLIES
+  if settings.annotator != "endpoint" or not path.exists():
+    return {}
+  asked = endpoint.Settings(**settings.endpoint.to_dict())
+  return {"endpoint": endpoint.figures(asked, path)}
 
 
 def _local(path: str, shop: Workshop) -> annotation.Annotator:

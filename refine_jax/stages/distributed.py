@@ -20,6 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from refine_jax import records
+from refine_jax.stages.reading import BadConfig
 
 # What launch_scripts/local_multiprocess.sh and the Kubernetes manifests set;
 # on Cloud TPU and under Slurm JAX finds out by itself.
@@ -104,10 +105,24 @@ def together(what: str) -> None:
     multihost_utils.sync_global_devices(what)
 
 
-def alone(main: Callable[..., str]) -> Callable[..., str]:
-  """A stage of files and no models: one process does it, the others wait."""
+def alone(
+  main: Callable[..., str], models: Callable[[Any], bool] | None = None
+) -> Callable[..., str]:
+  """A stage of files and no models: one process does it, the others wait.
+
+  Args:
+    main: the stage.
+    models: whether under this config it needs a model after all. One process
+      cannot run what lies on all of them, and all would write the same files:
+      several processes are then refused.
+  """
 
   def first(config: Any, workdir: Any) -> str:
+    if models and jax.process_count() > 1 and models(config):
+      raise BadConfig(
+        "this stage writes what a model says from one process, not from"
+        f" {jax.process_count()}: start it on one host, without --distributed"
+      )
     said = main(config, workdir) if jax.process_index() == 0 else ""
     together("a stage is done")
     return said

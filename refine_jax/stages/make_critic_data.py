@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from refine_jax import files, records
 from refine_jax.methods import critic_data
 from refine_jax.sampling.settings import Request
-from refine_jax.stages import build, launch
+from refine_jax.stages import build, distributed, launch
 
 SECTIONS = (
   "seed",
@@ -102,5 +102,9 @@ def _once(request: Request) -> Request:
   return Request(request.id, request.prompt)
 
 
+def _models(config: ConfigDict) -> bool:
+  return bool(config.make_critic_data.generator)
+
+
 if __name__ == "__main__":
-  launch.run(main, SECTIONS)
+  launch.run(distributed.alone(main, _models), SECTIONS)

@@ -21,7 +21,7 @@ from refine_jax.records import Document
 from refine_jax.sampling import annotator as annotators
 from refine_jax.sampling import endpoint
 from refine_jax.sampling.settings import Request, id_hash
-from refine_jax.stages import build, launch, roles
+from refine_jax.stages import build, distributed, launch, roles
 
 SECTIONS = ("seed", "task", "mesh", "make_rationales")
 
@@ -56,6 +56,9 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
       )
       print(f"{start + len(block)} of {len(left)} documents", flush=True)
   found, counts = _rationales(at, markers, settings.gate)
+  if settings.annotator == "endpoint":
+    asked = endpoint.Settings(**settings.endpoint.to_dict())
+    counts["endpoint"] = endpoint.figures(asked, workdir / "replies.jsonl")
   records.write(workdir / "rationales.jsonl", found)
   _labels(config, workdir, found)
   files.write(report, json.dumps(counts, indent=2) + "\n")
@@ -143,5 +146,9 @@ def _annotator(config, workdir, markers) -> Annotate:
   return annotate
 
 
+def _models(config: ConfigDict) -> bool:
+  return config.make_rationales.annotator not in ("task", "endpoint")
+
+
 if __name__ == "__main__":
-  launch.run(main, SECTIONS)
+  launch.run(distributed.alone(main, _models), SECTIONS)
