@@ -1,19 +1,25 @@
 """Prompts of every style: golden files, ids, hostile texts."""
 
 import pathlib
+import re
 
 import pytest
 
 from refine_jax import records
 from refine_jax.data import encode
 from refine_jax.data import tokenizer as tokenizers
-from refine_jax.methods import critic_data, dialogue
+from refine_jax.methods import critic_data, dialogue, published
 from refine_jax.methods.refine import Template
 from refine_jax.methods.self_improve import Solution, examples
 from refine_jax.models import families
 from refine_jax.sampling import beginnings
 from refine_jax.sampling.engine import Engine
+from refine_jax.stages import build, launch
+from refine_jax.tasks import base
 
+LLAMA3 = (
+  pathlib.Path(__file__).parent.parent.parent / "configs/mathcritique/llama3.py"
+)
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 QUESTION = "How many pens are 3 boxes of 4 pens?"
 RESPONSE = "3 + 4 = 7 pens.\nThe answer is 7."
@@ -71,6 +77,89 @@ def test_training_rows_begin_with_the_inference_prompt(name, kind):
   assert tuple(row.prompt_ids) == prompt
   assert list(prompt).count(tokenizer.bos_id) == 1 and prompt[0] == 1
   assert row.target_ids[-1] == tokenizer.eos_id
+
+
+SUFFIX = (
+  " Please also give your final number in the format of 'The answer is x.'"
+)
+FLAWED = (
+  "Let's break it down step by step:\n\n3 + 4 = 7 pens.\nThe answer is 7.\n"
+)
+
+
+def published_row(question):
+  """As MathCritique publishes them."""
+  return {
+    "instruction": (
+      f"{question}{SUFFIX}\n\nAssistant:{FLAWED}<|end_of_text|>\nHuman: I have"
+      f" made a critic.{SUFFIX}\n\n{CRITIQUE}\n"
+    ),
+    "input": "",
+    "output": FLAWED.replace("+ 4 = 7", "* 4 = 12").replace("7.", "12."),
+  }
+
+
+def assert_one_prompt(task, template, problem, row):
+  """Rows to learn from, and requests, of one problem have the same prompts."""
+  question = task.prompt(problem)
+  assert template.first(question) == template.first(row.question)
+  (y, c), theirs = (row.response, row.critique), row.question
+  tokenizer = tokenizers.ByteTokenizer()
+  engine = Engine(FAMILY, tokenizer)
+  for learned, asked in (
+    (template.first(theirs), template.first(question)),
+    (template.revision(theirs, y, c), template.revision(question, y, c)),
+    (template.critique(theirs, y), template.critique(question, y)),
+  ):
+    example = records.Example("e", learned, (row.gold,))
+    encoded, _ = encode.encode_example(
+      tokenizer, example, max_prompt=9999, max_target=9999, bos=True
+    )
+    assert tuple(encoded.prompt_ids) == engine.encode(asked)
+    assert shown(asked).count("Question:") <= 1
+    assert not re.search(r"Problem:|reasoning:", shown(asked))
+
+
+def experiment(text, path):
+  """The task and the template that MathCritique's config asks for."""
+  config = launch.load_config(f"{LLAMA3}:{text},path={path}")
+  return build.task(config.task), build.template(config.template)
+
+
+@pytest.mark.parametrize(
+  "name, row",
+  [
+    ("gsm8k", {"question": f" {QUESTION}\n", "answer": "It is 12.\n#### 12"}),
+    ("competition_math",
+     {"problem": f" {QUESTION}\n", "solution": r"It is $\boxed{12}$."}),
+  ],
+)  # fmt: skip
+def test_published_prompts_are_the_task_s(name, row, tmp_path):
+  task, template = experiment(f"task={name}", tmp_path)
+  problem = task.problem(row | {"id": "1", "line": 1})
+  annotated = published.row_of(published_row(QUESTION), "r")
+  assert_one_prompt(task, template, problem, annotated)
+  asked = dialogue.ANSWERS[template.answer].split("'")[1]
+  ending = asked.replace("N", "12").replace("{A}", "{12}")
+  assert task.target(problem).endswith(f"\n{ending}")
+  framed = base.load(name, **({"form": "text"} if name == "gsm8k" else {}))
+  with pytest.raises(AssertionError):
+    assert_one_prompt(framed, template, problem, annotated)
+
+
+def test_published_gsm8k_prompts_are_the_task_s(data_dir):
+  """All 100 rows, with the problems that they are of."""
+  task, template = experiment("task=gsm8k", data_dir)
+  problems = {}
+  for split in ("train", "validation", "test"):
+    for row in task.source(split).rows:
+      problem = task.problem(row)
+      problems[problem.question] = problem
+  file = data_dir / "mathcritique/Meta-Llama-3-8B-gsm8k-sftdata_0_new.json"
+  rows = published.read(file)
+  assert len(rows) == 100
+  for row in rows:
+    assert_one_prompt(task, template, problems[row.question], row)
 
 
 FAMILY = families.build(
