@@ -7,6 +7,7 @@ never comes out right.
 
 import collections
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -372,6 +373,30 @@ def test_a_task_that_finds_answers_anywhere_has_whole_solutions():
   assert len(rows) == len(acted) == 5
   assert all(row.response.endswith("answer 0") for row in rows)
   assert all(row.response.endswith("answer 1") for row in acted)
+
+
+def test_a_paragraph_is_one_step_and_a_formula_is_asked_for(tmp_path):
+  """MATH's golds: a paragraph with a box, then the answer's sentence."""
+  path = tmp_path / "competition_math" / "train.jsonl"
+  row = {
+    "problem": "Double $1+2$.",
+    "solution": r"We have $1+2=3$. Doubled it is $2\cdot 3=\boxed{6}$.",
+  }
+  path.parent.mkdir()
+  path.write_text(json.dumps(row))
+  task = base.load("competition_math", path=str(tmp_path))
+  problem = task.problem({"id": "0", **row})
+  wrong = r"We have $1+2=4$. Doubled it is $2\cdot 4=\boxed{8}$."
+  asked = Planting(wrong, r"The answer is $\boxed{8}$.")
+  (made,) = flawed.planted(
+    task, [problem], annotation.planter(asked, task), ("calculation",), None,
+    per_problem=1, temperature=0.0, seed=0, gap="\n",
+  )  # fmt: skip
+  # The box in the paragraph is no answer that came too early: golds have it.
+  assert made.steps == (wrong, r"The answer is $\boxed{8}$.")
+  assert made.err_step == 0
+  text = asked.asked[1][0].prompt[0]
+  assert text.endswith("\nThe answer is $\\boxed{...}$.")
 
 
 def test_monte_carlo_keeps_what_helps(planted):
