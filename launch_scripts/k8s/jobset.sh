@@ -12,7 +12,7 @@
 # (k8s/Dockerfile). The claim, which many pods can write, is mounted at /shared
 # and holds data and workdir. What the secret has, if there is one, is in the
 # environment (HF_TOKEN). A pod that is evicted restarts all of them, and the
-# stage goes on from its checkpoint; a mistake in the command or config ends all.
+# stage goes on from its checkpoint; a mistake in the command or config ends it.
 # --dry_run prints the manifest and the command that would apply it.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -22,8 +22,8 @@ from jax.experimental import multihost_utils
 from refine_jax import records
 from refine_jax.stages.reading import BadConfig
 
-# What launch_scripts/local_multiprocess.sh and the Kubernetes manifests set;
-# on Cloud TPU and under Slurm JAX finds out by itself.
+# What launch_scripts/local_multiprocess.sh sets; on Cloud TPU, on GKE's TPUs
+# and under Slurm JAX finds out by itself.
 COORDINATOR = "REFINE_JAX_COORDINATOR"
 PROCESSES = "REFINE_JAX_PROCESSES"
 PROCESS = "REFINE_JAX_PROCESS"
