@@ -137,19 +137,6 @@ def test_the_cache_is_updated_in_place(ppo):
   assert chunk.donated_bytes >= sum(b.bytes for b in caches)
 
 
-def test_no_step_gathers_a_whole_parameter(ppo):
-  config = config_of()
-  width = config.model.overrides.width
-  smallest = width * width * 4
-  gathers = named(ppo, "decode chunk").gathers
-  layers = [
-    size
-    for text, size in gathers
-    if re.search(r"op_name=\"[^\"]*/(attention|mlp)\S*/dot_general", text)
-  ]
-  assert not [size for size in layers if size >= smallest]
-
-
 @pytest.mark.parametrize("stage", ["train_reranker", "run_sample", "embed"])
 def test_other_stages(stage):
   report = plan.main(config_of(), HERE, stage=stage)
