@@ -90,6 +90,7 @@ _KNOWN: dict[str, dict[str, Any]] = {
   "google/flan-t5-xl": _t5(2048, 64, 32, 24, 5120, gated=True),
   "allenai/unifiedqa-t5-base": _t5(*_T5_BASE, 3072),
   "allenai/unifiedqa-t5-large": _t5(*_T5_LARGE, 4096),
+  # source: unverified; these have the published numbers of parameters.
   "Salesforce/codet5-large": _t5(*_T5_LARGE, 4096, vocab=32100),
   "Salesforce/codegen-350M-mono": _gpt2(
     *("codegen", 51200, 1024, 20, 16, 2048), rotary_dim=32
