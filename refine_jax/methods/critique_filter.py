@@ -11,15 +11,27 @@ from collections.abc import Sequence
 
 from refine_jax.methods.critique import Grammar
 
-# What an annotator says who has seen the reference.
+# What an annotator says who has seen the reference. The given, provided or
+# model's solution is what is criticised, the correct solution or result may be
+# one's own finding, and a reference angle has been seen by everybody.
 _SEEN = re.compile(
-  r"\b(?:reference|gold(?:en)?|ground[- ]truth|given|provided|official|model)"
-  r"\s+(?:answer|solution|response)s?\b"
-  r"|\b(?:the|a) correct (?:final )?(?:answer|solution|result)\b"
-  r"|\bcorrect answer\b",
+  r"\breference +(?:\w+ +)?(?:answer|solution|response)s?\b"
+  r"|\b(?:provided|given) +reference\b(?! +(?:angle|point|frame|line)s?\b)"
+  r"|\b(?:in|by|from|with|per|to) +the +reference\b(?! *\w)"
+  r"|\bthe +reference +(?:shows|says|states|gives|has|uses|indicates)\b"
+  r"|\b(?:gold(?:en)?|official|model) +answers?\b"
+  r"|\b(?:gold|official) +solutions?\b"
+  r"|\bground[- ]truth\b"
+  r"|\b(?:given|correct) +(?:final +)?answers?\b",
   re.I,
 )
 _NUMBER = re.compile(r"\d+")
+# Numbers that count the solution's parts, or the critique's.
+_LABEL = re.compile(
+  r"\b(?:step|line|sentence|case|equation|part|method)s? *[#(]?\d+"
+  r"(?:(?:, *|,? (?:and|or|to) |-)\d+)*\b|^ *\d+[.)](?= +\S)",
+  re.I | re.M,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +92,10 @@ def leaks(critique: str, answer: str = "", response: str = "") -> str | None:
   Args:
     critique: its text.
     answer: the gold answer; nothing is compared with an empty one.
-    response: what was criticised; a number in it is no secret.
+    response: what was criticised; its words and numbers are no secret.
   """
-  if _SEEN.search(critique):
+  known = response.lower()
+  if any(m[0].lower() not in known for m in _SEEN.finditer(critique)):
     return "leak-words"
   if answer and _holds(critique, answer) and not _holds(response, answer):
     return "leak-answer"
@@ -97,11 +110,23 @@ def copies(critique: str, answer: str, refinements: Sequence[str]) -> bool:
 
 
 def _holds(text: str, answer: str) -> bool:
-  """The answer stands in the text by itself, not inside another number."""
-  flat = text.replace(",", "") if answer.replace(",", "").isdigit() else text
-  wanted = answer.replace(",", "") if flat is not text else answer
-  pattern = rf"(?<![\w.]){re.escape(wanted)}(?![\w]|\.\d)"
-  return re.search(pattern, flat) is not None
+  """The answer stands in the text by itself: not inside another number, not
+  as the number of a step, nor, being a letter, as a word."""
+  text = _LABEL.sub(" ", text)
+  if re.fullmatch("[A-Za-z]", answer):
+    pattern = (
+      rf"[$({{] ?{answer} ?[$)}}]|\b(?:answer|option) (?:is )?{answer}\b"
+    )
+    return re.search(pattern, text) is not None
+  digits = answer.replace(",", "")
+  if digits.isdecimal():
+    first = len(digits) % 3 or 3
+    groups = [digits[:first]]
+    groups += [digits[i : i + 3] for i in range(first, len(digits), 3)]
+    pattern = rf"(?<![\w.])(?<!\d,){',?'.join(groups)}(?!,\d{{3}})"
+  else:
+    pattern = rf"(?<![\w.]){re.escape(answer)}"
+  return re.search(rf"{pattern}(?!\w|\.\d)", text) is not None
 
 
 def shape(

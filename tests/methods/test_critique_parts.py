@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from refine_jax.methods import (
   critic_metrics,
   critique_filter,
   difficulty,
+  published,
   self_improve,
 )
 from refine_jax.methods.critic_metrics import Case
@@ -71,10 +73,61 @@ def test_monte_carlo_needs_its_control():
     ("17 or 7.5 or x7", "7", "12", None),
     ("the sum is off", "7", "12", None),
     (r"it is $\frac{1}{2}$", r"\frac{1}{2}", "3", "leak-answer"),
+    # Words of who has seen the reference, and innocent ones.
+    ("The reference correct answer is another.", "", "", "leak-words"),
+    ("The provided reference shows it.", "", "", "leak-words"),
+    ("The correct count, as found in the reference, is 19.", "", "",
+     "leak-words"),
+    ("It differs from the ground truth.", "", "", "leak-words"),
+    ("It does not match the given answer.", "", "", "leak-words"),
+    ("This is not the correct final answer.", "", "", "leak-words"),
+    ("Therefore the correct answer is 12.", "", "So the correct answer is 12.",
+     None),
+    ("the given solution adds the two", "", "", None),
+    ("the provided solution claims 3", "", "", None),
+    ("the model solution adds", "", "", None),
+    ("the correct result of the product", "", "", None),
+    ("the correct solution uses the triangle", "", "", None),
+    ("an incorrect answer", "", "", None),
+    ("the reference angle, with reference to the base", "", "", None),
+    ("Correctness of the step: Correct\nAnswer it", "", "", None),
+    # Numbers of steps, and what is not the answer.
+    ("In step 2 the sum is off", "2", "12", None),
+    ("Steps 1, 2 and 3 are fine; see line 2, case (2)", "2", "12", None),
+    ("1. fine\n2. off", "2", "12", None),
+    ("Step 2 should give 2", "2", "12", "leak-answer"),
+    ("It should be 2 or 3 steps", "2", "12", "leak-answer"),
+    ("the pair (1,2)", "12", "7", None),
+    ("it is 1,328 or 328,000", "328", "7", None),
+    ("it is 1,064,328.", "1064328", "7", "leak-answer"),
+    ("A step is off, a sum", "A", "12", None),
+    ("it is (A)", "A", "12", "leak-answer"),
   ],
-)
+)  # fmt: skip
 def test_leaks(text, answer, response, reason):
   assert critique_filter.leaks(text, answer, response) == reason
+
+
+def test_leaks_of_the_published_rows(data_dir):
+  """12 mention the reference, 13 the given or correct answer (a search for
+  the letters counts 14: one says `incorrect answer`), 3 of them both."""
+  mention = re.compile(r"(?:the|provided) reference\b")
+  right = re.compile(r"\b(?:given|correct) answer")
+  found = {"words": 0, "reference": 0, "answer": 0}
+  files = sorted((data_dir / "mathcritique").glob("*-sftdata_0_new.json"))
+  rows = [
+    row for f in files if "-all-" not in f.name for row in published.read(f)
+  ]
+  assert len(rows) == 200
+  for row in rows:
+    seen = bool(mention.search(row.critique.lower()))
+    told = bool(right.search(row.critique.lower()))
+    found["reference"] += seen
+    found["answer"] += told
+    reason = critique_filter.leaks(row.critique, "", row.response)
+    assert (reason == "leak-words") == (seen or told)
+    found["words"] += reason == "leak-words"
+  assert found == {"words": 22, "reference": 12, "answer": 13}
 
 
 def test_copies_and_shortcuts():
