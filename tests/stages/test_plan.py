@@ -86,9 +86,10 @@ def test_published_models_have_their_parameters(model, stage, millions):
 
 
 def test_every_model_of_the_published_configs_is_known():
-  module = launch.load_config.__globals__["importlib"].util
-  spec = module.spec_from_file_location("ppo", f"{TOP}/configs/reft/ppo.py")
-  found = module.module_from_spec(spec)
+  spec = importlib.util.spec_from_file_location(
+    "ppo", f"{TOP}/configs/reft/ppo.py"
+  )
+  found = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(found)
   for path, _ in found.MODELS.values():
     assert path in architectures.known()
