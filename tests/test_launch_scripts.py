@@ -243,8 +243,9 @@ def test_a_request_that_always_fails_is_told(cloud):
 
 
 def test_a_slice_that_is_preempted_under_a_stage(cloud):
-  gone = 'echo PREEMPTED >"$STATE/node"; exit 255'
-  made = cloud.run(follow=[gone], stage=["sleep 1; exit 1"])
+  begun = "until [[ -e $STATE/begun ]]; do sleep 0.1; done"
+  gone = f'{begun}; echo PREEMPTED >"$STATE/node"; exit 255'
+  made = cloud.run(follow=[gone], stage=["touch $STATE/begun; sleep 60"])
   assert made.returncode == 0, made.stderr
   again = ["delete", "create", *STARTED]
   assert sorted(cloud.calls) == sorted(["create", *STARTED, *again])
@@ -265,18 +266,31 @@ def test_a_connection_that_drops_is_made_again(cloud):
 
 def test_a_stage_that_runs_is_followed(cloud):
   """The script was ended, and is started again."""
-  cloud.run(
-    node="READY", follow=["kill $PPID; exit"], stage=["sleep 3; echo learned"]
-  )
+  waits = "until [[ -e $STATE/enough ]]; do sleep 0.1; done; echo learned"
+  cloud.run(node="READY", follow=["kill $PPID; exit"], stage=[waits])
   assert cloud.made.returncode == 130
   assert "the same command follows it" in cloud.made.stderr
   busy = cloud.run(what=("--", "refine_jax.stages.another"))
   assert busy.returncode == 2
   assert "n is busy: refine_jax.stages.train_reft" in busy.stderr
-  made = cloud.run()
+  made = cloud.run(follow=["touch $STATE/enough"])
   assert made.returncode == 0, made.stderr
   assert "learned" in made.stdout
   assert cloud.calls.count("stage") == cloud.calls.count("install") == 1
+
+
+def test_a_stage_that_nobody_hears_of_is_started_again(cloud):
+  made = cloud.run(
+    node="READY",
+    follow=["exit 255"] * 20,
+    ask=["", *["exit 255"] * 23],
+    # The start of another ends it first.
+    stage=["sleep 60; echo never", "[[ ! -e $STATE/home/pod.code ]]"],
+  )
+  assert made.returncode == 0, made.stderr
+  assert "nobody answers" in made.stderr
+  assert "never" not in made.stdout
+  assert cloud.calls.count("stage") == 2
 
 
 def test_a_slice_that_cannot_be_made(cloud):
