@@ -73,7 +73,7 @@ def main(
       lambda config, topology: _floor(config, topology, stage, workdir),
     )
     # Flags of a suggestion are all there is to add, placement included.
-    advice = found or f"{NOTHING} {advice}".strip()
+    advice = found or "; ".join(filter(None, (NOTHING, advice)))
   job = _job(own, topology, *paths)
   notes = () if asked else (planned.choice(config, stage),)
   if stage == "train_reft":
