@@ -9,11 +9,13 @@
 #
 # Arms: critic, vanilla, matched (vanilla with the critic's compute), talk
 # (self-talk), trajectory and plain (its baselines). All are made of the same
-# problems and trained for as many updates. T and START are the config's
-# (loop.iterations, loop.start) if they are not given. With --grid every arm
-# chooses its learning rate by validation, a loop in its first iteration; the
-# runs lie side by side as ARM.RATE. Every stage can be killed; running the same
-# command again goes on, and a finished stage adds nothing.
+# problems and trained for as many updates: where iterations go on from the last
+# actor (START previous), so do the other arms from the first one, for as many
+# updates as all iterations have. T and START are the config's (loop.iterations,
+# loop.start) if they are not given. With --grid every arm chooses its learning
+# rate by validation, a loop in its first iteration; the runs lie side by side
+# as ARM.RATE. Every stage can be killed; running the same command again goes
+# on, and a finished stage adds nothing.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 top=$(dirname "$here")
@@ -37,7 +39,7 @@ while (($#)); do
     --start=*) start=${1#*=} ;;
     --grid=*) grid=${1#*=} ;;
     --) shift; break ;;
-    -h | --help) sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+    -h | --help) sed -n '2,19s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
     *) echo "mathcritique.sh: unknown argument $1 (see --help)" >&2; exit 2 ;;
   esac
   shift
@@ -53,18 +55,26 @@ source "$here/pipeline.sh"
 prepare 1
 iterations=${iterations:-$(setting loop.iterations)}
 start=${start:-$(setting loop.start)}
+drafts=$(setting loop.drafts)
+steps=$(setting train_generator.train.steps phase=loop)
 
 # actor RATES FOLDER EXAMPLES [FROM]: a generator trained on a stage's examples,
 # from the base model, or from another run.
 actor() {
-  local from=() rates=$1
-  shift
-  if [[ -n ${3:-} ]]; then
-    from=(--config.train_generator.model.init_from="../$3")
+  local from=(--config.train_generator.model.init_from="${4:+../$4}")
+  chosen "$1" train_generator "$2" phase=loop "${from[@]}" \
+    --config.train_generator.examples="('../$3/examples.jsonl',)"
+}
+
+# baseline NAME PHASE [FLAG...]: an arm without iterations, with all of theirs'
+# updates.
+baseline() {
+  local from=(--config.train_generator.model.init_from=)
+  if [[ $start == previous ]]; then
+    from=(--config.train_generator.model.init_from=../actor0
+      --config.train_generator.train.steps=$((iterations * steps)))
   fi
-  chosen "$rates" train_generator "$1" "" \
-    --config.train_generator.examples="../$2/examples.jsonl" \
-    ${from[@]+"${from[@]}"}
+  chosen "$grid" train_generator "$1" "phase=$2" "${from[@]}" "${@:3}"
 }
 
 # loop ARM: T iterations of self-improvement.
@@ -99,7 +109,8 @@ talk() {
     trained=${trained//,$1,/,}
     return
   fi
-  actor "$grid" "$1" "$1_data"
+  baseline "$1" loop \
+    --config.train_generator.examples="('../$1_data/examples.jsonl',)"
 }
 
 # refined ARM: the actor of an arm's last iteration, with the critic.
@@ -116,7 +127,11 @@ for ((seed = first_seed; seed < first_seed + seeds; seed++)); do
   echo "== seed $seed in $run"
   stage train_tokenizer tokenizer
   stage make_mathcritique_data bootstrap phase=bootstrap
-  actor "" actor0 bootstrap
+  if [[ $drafts == True ]]; then
+    stage train_generator draft phase=draft
+    stage make_mathcritique_data drafts phase=drafts
+  fi
+  stage train_generator actor0
   stage make_mathcritique_data critic_data
   stage train_critic critic
   stage run_refine refine
@@ -128,7 +143,7 @@ for ((seed = first_seed; seed < first_seed + seeds; seed++)); do
     if wanted "$arm"; then talk "$arm"; fi
   done
   if wanted plain; then
-    chosen "$grid" train_generator plain phase=plain
+    baseline plain plain
   fi
   if wanted critic && ((iterations)); then refined "critic$iterations"; fi
   trained=${trained#,} trained=${trained%,}

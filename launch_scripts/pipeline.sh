@@ -19,20 +19,28 @@ prepare() {
   fi
 }
 
+# with ARGUMENT: the config with one more argument, if it is not empty.
+with() {
+  if [[ -z $1 ]]; then
+    echo "$config"
+  elif [[ $config == *.py:* ]]; then
+    echo "$config,$1"
+  else
+    echo "$config:$1"
+  fi
+}
+
 # stage NAME FOLDER [CONFIG ARGUMENT [FLAG...]]: one binary in a folder of the
 # seed's run.
 stage() {
-  local spec=$config
-  if [[ -n ${3:-} ]]; then
-    if [[ $spec == *.py:* ]]; then spec+=",$3"; else spec+=":$3"; fi
-  fi
-  python -m "refine_jax.stages.$1" --config="$spec" --config.seed="$seed" \
-    --workdir="$run/$2" "${@:4}" ${overrides[@]+"${overrides[@]}"}
+  python -m "refine_jax.stages.$1" --config="$(with "${3:-}")" \
+    --config.seed="$seed" --workdir="$run/$2" "${@:4}" \
+    ${overrides[@]+"${overrides[@]}"}
 }
 
-# setting FIELD: a field of the config, overrides included.
+# setting FIELD [CONFIG ARGUMENT]: a field of the config, overrides included.
 setting() {
-  python -m refine_jax.stages.show --config="$config" \
+  python -m refine_jax.stages.show --config="$(with "${2:-}")" \
     ${overrides[@]+"${overrides[@]}"} "$1"
 }
 

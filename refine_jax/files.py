@@ -7,6 +7,7 @@ there. An object is there once it is closed; it cannot be appended to.
 import contextlib
 import os
 import pathlib
+import platform
 import posixpath
 import re
 import shutil
@@ -62,7 +63,9 @@ def whole(name: Name) -> Iterator[BinaryIO]:
         shutil.copyfileobj(file, made)
     return
   target.parent.mkdir(parents=True, exist_ok=True)
-  temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+  # In a container every process may have the same number.
+  mine = f"{platform.node()}-{os.getpid()}"
+  temporary = target.with_name(f".{target.name}.{mine}.tmp")
   try:
     with open(temporary, "wb") as file:
       yield file

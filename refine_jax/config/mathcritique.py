@@ -11,7 +11,7 @@ from refine_jax.config import blocks, evaluation
 
 # Sizes of votes; source: unverified up to 64. The larger ones are for the plain
 # vote, which is read at the tokens that critiques cost.
-KS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+KS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 def dialogue(
@@ -51,7 +51,7 @@ def critique_arm(
 def standard_critique_arms(
   chains: int = 8, temperature: float = 0.7
 ) -> dict[str, ConfigDict]:
-  """Greedy single chains, then votes; `vote` has four times the chains, to be
+  """Greedy single chains, then votes; `vote` has eight times the chains, to be
   read at equal tokens."""
   many = {"chains": chains, "temperature": temperature}
   return {
@@ -62,7 +62,7 @@ def standard_critique_arms(
     "oracle gate": critique_arm("model", gate="oracle", control=True),
     "sequential": critique_arm("model", rounds=3, gate="critic"),
     "vote": critique_arm(
-      "model", rounds=0, control=True, **{**many, "chains": 4 * chains}
+      "model", rounds=0, control=True, **{**many, "chains": 8 * chains}
     ),
     "parallel": critique_arm("model", weigh=True, **many),
     "parallel, gated": critique_arm("model", gate="critic", weigh=True, **many),
@@ -128,6 +128,7 @@ def mathcritique(
   systems: dict[str, str] | None = None,
   iterations: int = 3,  # source: repository (README)
   start: str = "scratch",  # source: repository
+  drafts: bool = False,
   sampling_temperature: float = 0.7,
   train_split: str = "train",
   eval_split: str = "validation",
@@ -137,18 +138,20 @@ def mathcritique(
 
   `critiques` are what the critic is trained on; `systems` maps names to
   checkpoints that `run_evaluate` compares; the first actor is among them.
-  `iterations` and `start` (scratch, from the base model, or previous, from the
-  last iteration's actor) are what the launch script reads. All arms that are
-  compared are made of the same problems, the loop's.
+  `iterations`, `start` (scratch, from the base model, or previous, from the
+  last iteration's actor) and `drafts` (see the function of that name) are what
+  the launch script reads. All arms that are compared are made of the same
+  problems, the loop's.
   """
   self_talk.rows = self_improve.rows
+  first = ("bootstrap", "drafts") if drafts else ("bootstrap",)
   warm = blocks.sampling(
     max_tokens=completion.max_tokens, temperature=sampling_temperature
   )
   return ConfigDict(
     {
       "seed": 0,
-      "loop": {"iterations": iterations, "start": start},
+      "loop": {"iterations": iterations, "start": start, "drafts": drafts},
       "task": task,
       "tokenizer": tokenizer,
       "template": template,
@@ -159,7 +162,7 @@ def mathcritique(
       "completion": completion,
       "feedback": feedback,
       "train_generator": {
-        "examples": "../bootstrap/examples.jsonl",
+        "examples": tuple(f"../{name}/examples.jsonl" for name in first),
         "split": train_split,
         "eval_split": eval_split,
         "first": 0,
@@ -225,10 +228,49 @@ def bootstrap(experiment: ConfigDict, rows: int = 0) -> ConfigDict:
   return experiment
 
 
+def draft(experiment: ConfigDict, steps: int) -> ConfigDict:
+  """`train_generator` for the actor whose errors the first actor learns to
+  mend: the first critiques, `steps` updates, from the base model."""
+  section = experiment.train_generator
+  section.examples = ("../bootstrap/examples.jsonl",)
+  section.model = experiment.model
+  section.train.steps = steps
+  return experiment
+
+
+def drafts(experiment: ConfigDict, rows: int) -> ConfigDict:
+  """`make_mathcritique_data` of what the draft actor gets wrong, all of it
+  kept: planted errors alone do not look like an actor's own."""
+  experiment.make_mathcritique_data.update(
+    actor="../draft",
+    rows=(0, rows),
+    mc=0,
+    study_shuffled=False,
+    golds=-1,
+    positives=0.2,
+    rg1_cap=4,
+    chunk=1000,
+  )
+  return experiment
+
+
+def in_loop(
+  experiment: ConfigDict, steps: int, learning_rate: float
+) -> ConfigDict:
+  """`train_generator` for an actor that goes on from an earlier one."""
+  section = experiment.train_generator
+  section.train.steps = steps
+  section.train.optimizer.learning_rate = learning_rate
+  section.model = ConfigDict(
+    {**experiment.model.to_dict(), "init_from": "../actor0"}
+  )
+  return experiment
+
+
 def plain(experiment: ConfigDict) -> ConfigDict:
   """`train_generator` on the gold solutions of the loop's problems alone."""
   first, stop = experiment.make_self_improve_data.rows
-  experiment.train_generator.update(examples="", first=first, rows=stop)
+  experiment.train_generator.update(examples=(), first=first, rows=stop)
   return experiment
 
 
@@ -267,7 +309,8 @@ def smoke_mathcritique(experiment: ConfigDict) -> ConfigDict:
       owner.model = blocks.llama(
         width=16, layers=1, heads=2, mlp=32, max_length=8192
       )
-  experiment.train_generator.model = experiment.model
+  if not experiment.loop.drafts:
+    experiment.train_generator.model = experiment.model
   if not experiment.tokenizer.train:
     _bytes(experiment)
   return experiment

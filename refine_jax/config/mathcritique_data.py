@@ -57,6 +57,7 @@ def make_mathcritique_data(
   mc_temperature: float = 0.7,  # source: unverified
   study_shuffled: bool = False,
   golds: int = 0,
+  gold_steps: int = 0,
   misfits: float = 0.0,
   chunk: int = 100,
   options: dict | None = None,
@@ -81,7 +82,11 @@ def make_mathcritique_data(
       delta below 0 for no advantage over the control.
     study_shuffled: judge every critique once more on another problem's
       response, for the manifest only.
-    golds: how many problems' gold solutions a first actor is given; 0 for all.
+    golds: how many problems' gold solutions a first actor is given; 0 for
+      all, -1 for none.
+    gold_steps: of those, solutions of so many steps at most; 0 for all (ours:
+      an actor that has seen short solutions alone gets longer ones wrong for
+      a reason that a critique can tell).
     misfits: as many revisions under another problem's critique, of the wrong
       rows, that leave the solution as it is (ours; an actor that was never
       shown one mends its solution whatever the critique says).
@@ -110,6 +115,7 @@ def make_self_improve_data(
   use_previous: bool = False,  # source: repository
   own_feedback: bool = False,  # source: repository (script; README has True)
   annotator_feedback: bool = True,  # source: repository
+  reason0: str = "",
   refine0: str = "../bootstrap/revision_examples.jsonl",
   previous: tuple[str, ...] = (),
   barrier: bool = True,  # source: repository
@@ -131,7 +137,9 @@ def make_self_improve_data(
     samples, refinements: N, and M per critique.
     reserved: verified refinements kept per critique.
     use_critic ... annotator_feedback: the five flags.
-    refine0: the annotator's revision examples.
+    reason0, refine0: the gold solutions that the first actor was trained on
+      (empty for those of the loop's own problems), and the annotator's
+      revision examples.
     previous: folders of earlier iterations, in order.
     barrier: refinements with too few numbers are dropped.
     distinct, cap, balance: of a problem's equal solutions one, at most so many

@@ -56,10 +56,8 @@ def arms(found: Rows) -> list[str]:
       if "after" in r
     ]
     most = max(rows[0]["curve"], key=int)
-    tokens, solved = (
-      mean(r["curve"][most][key] for r in rows)
-      for key in ("tokens", "tokens_per_solved")
-    )
+    at_most = [r["curve"][most] for r in rows]
+    tokens = mean(c["tokens"] for c in at_most)
     lines.append(
       [
         name,
@@ -70,7 +68,7 @@ def arms(found: Rows) -> list[str]:
           for key in ("c2c", "c2i", "i2c", "i2i")
         ),
         f"{tokens:.1f}",
-        f"{solved:.0f}",
+        _solved(at_most),
         _shown(at_tokens(base, tokens)) if name != PLAIN else "",
         *(_prompts(rows, key) for key in ("read", "kept")),
       ]
@@ -167,7 +165,7 @@ def votes(found: Rows) -> list[str]:
     }
     for k, tokens, value in curve(rows, "vote"):
       at = None if name == PLAIN else at_tokens(base, tokens)
-      solved = mean(r["curve"][str(k)]["tokens_per_solved"] for r in rows)
+      at_k = [r["curve"][str(k)] for r in rows]
       row = (value, by["weighted"][k], by["pass"][k])
       lines.append(
         [
@@ -176,14 +174,22 @@ def votes(found: Rows) -> list[str]:
           f"{tokens:.0f}",
           *(f"{v:.1f}" for v in row),
           _shown(at),
-          f"{solved:.0f}",
+          _solved(at_k),
+          f"{mean(c['tokens_weighted'] for c in at_k):.0f}",
         ]
       )
   head = (
     "arm", "k", "tokens", "vote", "weighted", "pass",
-    "plain vote, as many tokens", "tokens per solved",
+    "plain vote, as many tokens", "tokens per solved", "tokens, weighted",
   )  # fmt: skip
   return table(head, lines)
+
+
+def _solved(found: Sequence[Mapping[str, Any]]) -> str:
+  """Tokens per solved problem, of the runs that solved any."""
+  known = [c["tokens_per_solved"] for c in found]
+  known = [value for value in known if value is not None]
+  return f"{mean(known):.0f}" if known else ""
 
 
 def _shown(value: float | None) -> str:

@@ -7,12 +7,18 @@ flags are the original's.
 
 import collections
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from refine_jax.methods.refine import Template
 from refine_jax.records import Example
+
+# Numbers and operators, then what they come to.
+_EQUATION = re.compile(
+  r"(?:\.\d|[\d($-])[\d\s.,$%()+*/^{}\\-]*=[\s$]*-?[\d.,]*\d"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +110,12 @@ def union(
   if twice:
     raise ValueError(f"{len(twice)} ids come twice, {twice[0]!r} among them")
   return rows
+
+
+def key(text: str) -> str:
+  """What equal solutions share: their equations, or else their words."""
+  equations = [re.sub(r"[\s$,\\]", "", m[0]) for m in _EQUATION.finditer(text)]
+  return " ; ".join(equations) or " ".join(text.split())
 
 
 def distinct(solutions: Iterable[Solution]) -> list[Solution]:

@@ -61,9 +61,12 @@ def grown(chain: Chain, steps: Sequence[str], critique: StepCritique) -> Chain:
     steps: of the continuation.
     critique: of the whole solution, good steps included. Steps are matched by
       place; a first error among the good steps counts as one of the first
-      new step, for those were accepted before.
+      new step, for those were accepted before. After one that cannot be read
+      the chain is what it was.
   """
   first = critique.first_error
+  if first is None and critique.correct is not True:
+    return chain
   start = len(chain.good)
   if first is None:
     links = tuple(Link(text) for text in steps)

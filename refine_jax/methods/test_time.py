@@ -154,12 +154,14 @@ class Pool:
     correct_BKV: whether each is right.
     weights_BKV: of the weighted vote.
     spent_BK: tokens of each chain.
+    weighing_BK: of those, what was spent on weights alone.
   """
 
   answers_BKV: np.ndarray
   correct_BKV: np.ndarray
   weights_BKV: np.ndarray
   spent_BK: np.ndarray
+  weighing_BK: np.ndarray
 
 
 def pool(
@@ -188,14 +190,26 @@ def pool(
     for turn in turns
   ]
   shape = (-1, plan.chains, len(rows[0]))
+
+  def by_chain(values):
+    return np.array(list(values)).reshape(shape[:2])
+
   return Pool(
     answers_BKV=_numbers(keys, plan.chains * len(rows[0])).reshape(shape),
     correct_BKV=np.array(right, bool).reshape(shape),
     weights_BKV=np.array(weights).reshape(shape),
-    spent_BK=np.array(
-      [sum(turn.spent for turn in t.turns) for t in trajectories]
-    ).reshape(shape[:2]),
+    spent_BK=by_chain(sum(x.spent for x in t.turns) for t in trajectories),
+    weighing_BK=by_chain(_weighing(t, plan) for t in trajectories),
   )
+
+
+def _weighing(trajectory: Trajectory, plan: Plan) -> int:
+  """Tokens of a critique after which nothing could be refined any more."""
+  last = trajectory.turns[-1].feedback
+  over = len(trajectory.turns) > plan.rounds or plan.gate == "oracle"
+  if last is None or not over:
+    return 0
+  return len(last.tokens) + bool(last.tokens)
 
 
 def _votes(trajectory: Trajectory, plan: Plan) -> list[Turn]:
@@ -219,7 +233,8 @@ def _numbers(keys: Sequence[str | None], width: int) -> np.ndarray:
 
 def at(votes: Pool, k: int) -> dict[str, np.ndarray]:
   """One value per problem over the first k chains: `vote`, `weighted`,
-  `pass` (any of the k, unbiased over all chains' last votes), `tokens`."""
+  `pass` (any of the k, unbiased over all chains' last votes), `tokens` (of
+  vote and pass), `tokens_weighted` (with critiques for the weights alone)."""
   B, _, V = votes.answers_BKV.shape
   answers = votes.answers_BKV.reshape(B, -1)
   correct = votes.correct_BKV.reshape(B, -1)
@@ -230,7 +245,8 @@ def at(votes: Pool, k: int) -> dict[str, np.ndarray]:
       correct, voting.weighted_vote(answers, weights, k * V)
     ),
     "pass": voting.pass_at(votes.correct_BKV[:, :, -1], k),
-    "tokens": votes.spent_BK[:, :k].sum(axis=1).astype(float),
+    "tokens": (votes.spent_BK - votes.weighing_BK)[:, :k].sum(axis=1) * 1.0,
+    "tokens_weighted": votes.spent_BK[:, :k].sum(axis=1) * 1.0,
   }
 
 
@@ -240,11 +256,11 @@ def curve(votes: Pool, ks: Sequence[int], seed: int = 0) -> dict[str, Any]:
   for k in ks:
     values = at(votes, k)
     tokens = values.pop("tokens")
+    weighted = values.pop("tokens_weighted")
     row = critic_metrics.with_intervals(values, seed)
     solved = values["vote"].sum()
     row["tokens"] = float(tokens.mean())
-    row["tokens_per_solved"] = (
-      float(tokens.sum() / solved) if solved else float("inf")
-    )
+    row["tokens_weighted"] = float(weighted.mean())
+    row["tokens_per_solved"] = float(tokens.sum() / solved) if solved else None
     found[str(k)] = row
   return found

@@ -154,16 +154,25 @@ def _training(folder: pathlib.Path) -> dict[str, float]:
     return {}
   train = settings["train"]
   made = {
-    "updates": train["steps"],
+    "updates": _updates(folder),
     "rate": train["optimizer"]["learning_rate"],
   }
-  path = folder / settings["examples"]
-  if settings["examples"] and path.exists():
-    with open(path, "rb") as lines:
-      made["rows"] = sum(1 for _ in lines)
+  files = [folder / name for name in settings["examples"]]
+  if files and all(path.exists() for path in files):
+    made["rows"] = sum(len(path.read_bytes().splitlines()) for path in files)
   elif settings["rows"]:
     made["rows"] = settings["rows"] - settings.get("first", 0)
   return made
+
+
+def _updates(folder: pathlib.Path) -> int:
+  """Of an actor, and of those that it goes on from."""
+  settings = (_json(folder / "config.json") or {}).get("train_generator")
+  if not settings:
+    return 0
+  before = settings["model"]["init_from"]
+  earlier = _updates((folder / before).resolve()) if before else 0
+  return settings["train"]["steps"] + earlier
 
 
 def _data(runs, manifests) -> list[str]:

@@ -1,15 +1,15 @@
 """Makes critiques of flawed and right solutions, filtered: AutoMathCritique.
 
 Writes annotated.jsonl (every row, with what dropped it), critiques.jsonl (for
-train_critic), revision_examples.jsonl ((x, y, c) -> y'), examples.jsonl (gold
-solutions and revisions, for a first actor) and manifest.json. Can be killed at
-any moment and started again.
+train_critic), reason_examples.jsonl (gold solutions), revision_examples.jsonl
+((x, y, c) -> y'), examples.jsonl (both, for a first actor) and manifest.json.
+Can be killed at any moment and started again.
 """
 
 import collections
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,8 @@ from refine_jax.methods import (
   monte_carlo,
   published,
 )
-from refine_jax.stages import build, critiquing, launch
+from refine_jax.methods import steps as stepping
+from refine_jax.stages import build, critiquing, distributed, launch
 from refine_jax.stages.reading import BadConfig
 
 SECTIONS = (
@@ -37,10 +38,11 @@ SECTIONS = (
   "feedback",
   "make_mathcritique_data",
 )
-_STUDIED = 400  # rows whose critiques are exchanged for others
+_STUDIED = 2000  # rows whose critiques are exchanged for others
 OUTPUTS = (
   "annotated.jsonl",
   "critiques.jsonl",
+  "reason_examples.jsonl",
   "revision_examples.jsonl",
   "examples.jsonl",
 )
@@ -67,11 +69,18 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
     *maker.revisions(kept),
     *monte_carlo.misfits(kept, maker.template, maker.settings.misfits),
   ]
+  reasons = maker.reasoning()
+  records.write(workdir / "reason_examples.jsonl", reasons)
   records.write(workdir / "revision_examples.jsonl", revisions)
-  records.write(workdir / "examples.jsonl", [*maker.reasoning(), *revisions])
+  records.write(workdir / "examples.jsonl", [*reasons, *revisions])
   manifest = critiquing.seal(
     workdir,
-    {**_counts(rows, kept), **maker.figures, **maker.located(rows)},
+    {
+      **_counts(rows, kept),
+      **maker.figures,
+      **maker.located(rows),
+      **critiquing.spent(maker.settings, workdir),
+    },
     OUTPUTS,
   )
   return f"Wrote {workdir}: {_line(manifest)}"
@@ -147,7 +156,7 @@ class Maker:
     by_problem = {a.problem: a for a in attempts}
     rows = self._flawed(problems, by_problem, start)
     rows = self._annotated(rows)
-    return self._judged(rows, by_problem), attempts
+    return self._judged(rows), attempts
 
   def _flawed(self, problems, attempts, start) -> list[records.Annotated]:
     """RG1, RG2, RG3 and right ones; golds stand in where none was sampled."""
@@ -254,33 +263,38 @@ class Maker:
       row, self.grammar, leaks=self.settings.leaks
     )
 
-  def _judged(self, rows, attempts) -> list[records.Annotated]:
+  def _judged(self, rows) -> list[records.Annotated]:
     s = self.settings
     if not (s.mc and s.actor):
       return rows
     by_id = monte_carlo.by_id(self.problems())
     live = [row for row in rows if row.kept]
-    groups = monte_carlo.refined(
-      live, self.shop.actor(s.actor, s.mc_temperature), self.template, n=s.mc
-    )
+    propose = self.shop.actor(s.actor, s.mc_temperature)
+    groups = monte_carlo.refined(live, propose, self.template, n=s.mc)
+    control = self._controls(dict.fromkeys(row.problem for row in live))
     judged = {
       row.id: monte_carlo.judged(
         row,
         texts,
         task=self.task,
         problem=by_id[row.problem],
-        control=self._control(attempts[row.problem]),
+        control=control[row.problem],
         rule=self.rule,
       )
       for row, texts in zip(live, groups, strict=True)
     }
     return [judged.get(row.id, row) for row in rows]
 
-  def _control(self, attempts: records.Attempts) -> float | None:
-    """The share of right ones among samples without a critique."""
-    if not attempts.candidates:
-      return None
-    return float(np.mean([c.correct for c in attempts.candidates]))
+  def _controls(self, names: Iterable[str]) -> dict[str, float]:
+    """The share of right ones among as many samples without a critique, at
+    the temperature of the refinements: a cooler one alone is no advantage."""
+    s, by_id = self.settings, monte_carlo.by_id(self.problems())
+    propose = self.shop.actor(s.actor, s.mc_temperature)
+    problems = [by_id[name] for name in names]
+    return {
+      a.problem: float(np.mean([c.correct for c in a.candidates]))
+      for a in self.shop.attempts(problems, propose, s.mc, "control")
+    }
 
   def _study(self, rows: Sequence[records.Annotated]) -> None:
     """How many critiques of other problems the same filter keeps."""
@@ -305,9 +319,11 @@ class Maker:
       ).kept
       for row, texts in zip(mixed, groups, strict=True)
     ]
+    if not mixed:
+      return
     self.figures["filter_kept_percent"] = {
       "own critique": 100 * float(np.mean([r.kept for r in wrong])),
-      "another problem's": 100 * float(np.mean(kept)) if kept else 0.0,
+      "another problem's": 100 * float(np.mean(kept)),
       "rows": len(wrong),
     }
 
@@ -335,29 +351,46 @@ class Maker:
     }
 
   def revisions(self, kept) -> list[records.Example]:
-    """(x, y, c) -> a verified refinement, or the gold where there is none."""
+    """(x, y, c) -> y, mended as c says."""
+    by_id = {}
+    if hasattr(self.task, "mend") and not self.settings.published:
+      by_id = monte_carlo.by_id(self.problems())
     return [
       records.Example(
         f"{row.id}/revision",
         self.template.revision(row.question, row.response, row.critique),
-        (row.response if row.right else (*row.refined, row.gold)[0],),
+        (target,),
       )
       for row in kept
-      if row.right or row.refined or row.gold
+      if (target := self._mended(row, by_id.get(row.problem)))
     ]
 
+  def _mended(
+    self, row: records.Annotated, problem: records.Problem | None
+  ) -> str:
+    """What is right already; a refinement that was verified; the task's own
+    mending, which follows the critique; or the gold."""
+    if row.right:
+      return row.response
+    if row.refined:
+      return row.refined[0]
+    mended = problem and self.task.mend(problem, row.response)
+    return mended or row.gold
+
   def reasoning(self) -> list[records.Example]:
-    """Gold solutions, of the first `golds` problems if that is not 0."""
-    if self.settings.published:
+    """Gold solutions: of the first `golds` problems, and of those none that
+    is longer than `gold_steps`."""
+    if self.settings.published or self.settings.golds < 0:
       return []
-    problems = self.problems()[: self.settings.golds or None]
+    most = self.settings.gold_steps
     return [
       records.Example(
         f"{p.id}/gold",
         self.template.first(self.task.prompt(p)),
         (self.task.target(p),),
       )
-      for p in problems
+      for p in self.problems()[: self.settings.golds or None]
+      if not most or len(stepping.of(self.task, self.task.target(p))) <= most
     ]
 
 
@@ -398,9 +431,14 @@ def _counts(rows, kept) -> dict[str, Any]:
     "rows": len(rows),
     "made": dict(sorted(collections.Counter(r.origin for r in rows).items())),
     "dropped": dict(sorted(drops.items())),
+    "cut for the share of positives": sum(r.kept for r in rows) - len(kept),
     "used": dict(sorted(collections.Counter(r.origin for r in kept).items())),
   }
 
 
+def _models(config: ConfigDict) -> bool:
+  return critiquing.sampled(config.make_mathcritique_data)
+
+
 if __name__ == "__main__":
-  launch.run(main, SECTIONS)
+  launch.run(distributed.alone(main, _models), SECTIONS)

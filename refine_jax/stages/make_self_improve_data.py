@@ -27,7 +27,7 @@ from refine_jax.methods import (
 )
 from refine_jax.methods.self_improve import Solution
 from refine_jax.sampling.settings import Request
-from refine_jax.stages import build, critiquing, launch
+from refine_jax.stages import build, critiquing, distributed, launch
 from refine_jax.stages.reading import BadConfig
 
 SECTIONS = (
@@ -119,10 +119,11 @@ class Explorer:
     """As many further samples as refinements would have cost."""
     asked, owners = [], []
     for problem, row in zip(problems, attempts, strict=True):
-      rate = sum(c.correct for c in row.candidates) / len(row.candidates)
+      n = len(row.candidates)
+      wrong = sum(_criticised(c) for c in row.candidates)
       count = self_improve.matched_samples(
-        len(row.candidates), rate, self.settings.refinements
-      ) - len(row.candidates)
+        n, 1 - wrong / n, self.settings.refinements
+      ) - n  # fmt: skip
       if count:
         prompt = self.template.first(self.task.prompt(problem))
         name = f"{problem.id}/more{len(self.settings.previous)}"
@@ -140,10 +141,14 @@ class Explorer:
   def _direct(self, row: records.Attempts) -> list[Solution]:
     return [
       Solution(
-        f"{row.problem}/y{i}", row.problem, row.question, c.text, _key(c.text)
+        f"{row.problem}/y{i}",
+        row.problem,
+        row.question,
+        c.text,
+        self_improve.key(c.text),
       )
       for i, c in enumerate(row.candidates)
-      if c.correct
+      if c.correct and c.finish == "eos"
     ]
 
   def _refined(self, attempts, propose) -> list[Solution]:
@@ -152,7 +157,7 @@ class Explorer:
       (row, i, c)
       for row in attempts
       for i, c in enumerate(row.candidates)
-      if not c.correct and c.finish == "eos"
+      if _criticised(c)
     ]
     if not wrong:
       return []
@@ -182,11 +187,12 @@ class Explorer:
     groups = propose(prompts)
     made = []
     for t, f, group in zip(asked, said, groups, strict=True):
-      made += self._verified(t, f.text, [s.text for s in group])
+      made += self._verified(t, f.text, [s for s in group if s.finish == "eos"])
     return made
 
-  def _verified(self, trajectory, critique, texts) -> list[Solution]:
+  def _verified(self, trajectory, critique, samples) -> list[Solution]:
     problem = self.by_id[trajectory.problem]
+    texts = [sample.text for sample in samples]
     response = trajectory.turns[0].hypothesis
     found = []
     right = self.task.check_all([problem] * len(texts), texts)
@@ -201,7 +207,7 @@ class Explorer:
             problem.id,
             trajectory.question,
             text,
-            _key(text),
+            self_improve.key(text),
             response,
             critique or " ",
           )
@@ -209,9 +215,10 @@ class Explorer:
     return found
 
 
-def _key(text: str) -> str:
-  """Equal solutions have equal words."""
-  return " ".join(text.split())
+def _criticised(candidate: records.Candidate) -> bool:
+  """Wrong, and ended by itself: a text that was cut off is neither learned
+  from nor criticised."""
+  return not candidate.correct and candidate.finish == "eos"
 
 
 def _assemble(explorer: Explorer) -> dict[str, Any]:
@@ -242,8 +249,10 @@ def _assemble(explorer: Explorer) -> dict[str, Any]:
   union = self_improve.union(
     current,
     flags,
-    reason0=_reasoning(explorer),
-    refine0=_read(s.refine0, workdir) if flags.annotator_feedback else [],
+    reason0=_reasoning(explorer) if flags.use_original else [],
+    refine0=_read(s.refine0, workdir)
+    if flags.use_original and flags.annotator_feedback
+    else [],
     previous=[_read(f"{p}/current.jsonl", workdir) for p in s.previous],
   )
   records.write(workdir / "current.jsonl", current)
@@ -318,6 +327,8 @@ def _hardest(every, bin_of) -> dict[str, int]:
 
 def _reasoning(explorer: Explorer) -> list[records.Example]:
   task, template = explorer.task, explorer.template
+  if explorer.settings.reason0:
+    return _read(explorer.settings.reason0, explorer.workdir)
   return [
     records.Example(
       f"{p.id}/gold", template.first(task.prompt(p)), (task.target(p),)
@@ -344,4 +355,4 @@ def _critique(one: Solution) -> records.Critique:
 
 
 if __name__ == "__main__":
-  launch.run(main, SECTIONS)
+  launch.run(distributed.alone(main, lambda config: True), SECTIONS)

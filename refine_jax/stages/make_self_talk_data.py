@@ -23,7 +23,7 @@ from refine_jax.methods import (
 )
 from refine_jax.methods.flawed import joined
 from refine_jax.sampling.settings import Request
-from refine_jax.stages import critiquing, launch
+from refine_jax.stages import critiquing, distributed, launch
 from refine_jax.stages.reading import BadConfig
 
 SECTIONS = (
@@ -109,6 +109,7 @@ class Talker:
   def critic(self):
     s = self.settings
     if s.annotator == "oracle":
+      critiquing.must_judge(self.task, "an oracle annotator")
       return step_critics.oracle(self.task, self.grammar, self.by_id)
     return step_critics.model(
       self.shop.critic(s.critic), self.template, self.grammar
@@ -134,9 +135,15 @@ class Talker:
       for i, tail, found in zip(live, tails, critiques, strict=True):
         said[i] = found.text
         steps = self_talk.new_steps(self.task, tail)
-        chains[i] = self_talk.grown(
+        grown = self_talk.grown(
           chains[i], steps, self.grammar.parse(found.text)
         )
+        text = self_talk.prefix_of(grown, self.settings.gap)
+        if grown.done and not self.task.check(problems[i], text):
+          # The critic sees nothing wrong, and the answer is: once more.
+          said[i] = ""
+        else:
+          chains[i] = grown
     return [
       self._finished(p, c, i)
       for i, (p, c) in enumerate(zip(problems, chains, strict=True))
@@ -148,7 +155,7 @@ class Talker:
     for problem, chain, whole, said in rows:
       question = self.task.prompt(problem)
       prompt = self.template.first(question)
-      if number:
+      if said:
         prompt = self.template.revision(question, whole, said)
       prefix = self_talk.prefix_of(chain, self.settings.gap)
       prompt = (*prompt, prefix) if prefix else prompt
@@ -256,4 +263,4 @@ def _counts(talks, kept) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-  launch.run(main, SECTIONS)
+  launch.run(distributed.alone(main, lambda config: True), SECTIONS)

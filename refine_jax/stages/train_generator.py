@@ -64,8 +64,12 @@ def read_examples(
 ) -> list[records.Example]:
   settings = config.train_generator
   if settings.examples:
-    path = build.resolve(settings.examples, workdir)
-    return list(records.read(records.Example, path))
+    files = settings.examples
+    return [
+      row
+      for path in ((files,) if isinstance(files, str) else files)
+      for row in records.read(records.Example, build.resolve(path, workdir))
+    ]
   rows = (settings.get("first", 0), settings.rows or None)
   problems = build.problems(task, settings.split, config.data, rows=rows)
   problems = problems[: max(1, round(settings.share * len(problems)))]

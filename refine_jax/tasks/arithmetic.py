@@ -52,7 +52,7 @@ class Arithmetic(base.Task):
 
   Args:
     form: `program` or `text`.
-    difficulty: 1 to 5, see `arithmetic_story.LEVELS`; 3 is for models of
+    difficulty: 0 to 5, see `arithmetic_story.LEVELS`; 3 is for models of
       150k parameters.
     gold: `random` shows one of the valid solutions of a problem, `canonical`
       the one in the story's order.
@@ -175,6 +175,19 @@ class Arithmetic(base.Task):
     """A step, written as a text, that would have been right there."""
     expected = self.judge(problem, completion).expected
     return None if expected is None else arithmetic_solution.step_text(expected)
+
+  def mend(self, problem: records.Problem, completion: str) -> str | None:
+    """The completion up to its first error, then right to its end.
+
+    What comes first is `fix`, the step that critiques say was due. None where
+    a repetition of the steps before the error leaves no right ending.
+    """
+    story = arithmetic_story.from_text(problem.question)
+    steps = arithmetic_solution.parse(completion, self.form)
+    steps = arithmetic_judge.mended(story, steps)
+    if steps is None:
+      return None
+    return arithmetic_solution.write(steps, self.form)
 
   def feedback(self, problem: records.Problem, hypothesis: str) -> str:
     """`no hint`, or `step 2 : wrong operator` (and `, 6 * 3 = 18 apples`)."""

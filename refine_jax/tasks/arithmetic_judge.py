@@ -67,6 +67,19 @@ def judge(story: Story, steps: Sequence[Step | None]) -> Judgement:
   return Judgement(tuple(right), first, kind, expected)
 
 
+def mended(story: Story, steps: Sequence[Step | None]) -> list[Step] | None:
+  """The steps up to the first error, then what was due there, to the end.
+
+  None where nothing right can follow.
+  """
+  steps = list(steps)
+  while (found := judge(story, steps)).first is not None:
+    if found.expected is None:
+      return None
+    steps = [*steps[: found.first], found.expected]
+  return steps
+
+
 def _reached(
   story: Story, states: Iterable[State], step: Step | None
 ) -> set[State]:

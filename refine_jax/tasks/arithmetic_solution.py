@@ -174,6 +174,30 @@ def step_text(step: Step) -> str:
   return f"{step.left} {step.op} {step.right} = {step.result} {step.about}"
 
 
+def write(steps: Sequence[Step], form: str) -> str | None:
+  """Steps as a completion; in a program, results go by their names.
+
+  None for a program of more steps than there are names.
+  """
+  if form == "text":
+    return SEPARATOR[form].join(map(step_text, steps))
+  if len(steps) > len(NAMES):
+    return None
+  names: dict[int, str] = {}
+  parts = []
+  for name, step in zip(NAMES, steps, strict=False):
+    left, right, result = (
+      names.get(number, str(number))
+      for number in (step.left, step.right, step.result)
+    )
+    if step.op == "answer":
+      parts.append(f"return {result}")
+    else:
+      parts.append(f"{name} = {left} {step.op} {right}")
+      names[step.result] = name
+  return SEPARATOR[form].join(parts)
+
+
 def _operand(ref: Ref) -> str:
   return str(ref.number) if ref.step is None else NAMES[ref.step]
 

@@ -26,6 +26,7 @@ def arm(before, after, critic=None, chains=1, ks=(1,)):
       str(k): {
         "tokens": 10.0 * k,
         "tokens_per_solved": 40.0,
+        "tokens_weighted": 50.0,
         "vote": share(50.0 + k),
         "weighted": share(1.0),
         "pass": share(2.0),

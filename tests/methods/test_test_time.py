@@ -147,6 +147,30 @@ def test_a_weighted_vote_trusts_what_the_critic_accepts():
   assert np.allclose(votes.weights_BKV.ravel(), [0.1, 0.1, 1])
 
 
+@pytest.mark.parametrize("gate", ["none", "critic", "oracle"])
+def test_critiques_for_weights_alone_are_not_the_votes(gate):
+  """What no refinement reads is paid by the weighted vote only."""
+  spent = {}
+  for weigh in (False, True):
+    _, votes, _ = run(
+      Plan(chains=2, rounds=1, gate=gate, weigh=weigh),
+      lambda r, i: "9",
+      lambda r, i: "0",
+      accept=lambda text: False,
+    )
+    found = test_time.at(votes, 2)
+    spent[weigh] = [found[k][0] for k in ("tokens", "tokens_weighted")]
+  assert spent[False][0] == spent[False][1] == spent[True][0]
+  # Of both chains two tokens and an EOS.
+  assert spent[True][1] == spent[True][0] + 2 * 3
+
+
+def test_nothing_solved_costs_no_number():
+  _, votes, _ = run(Plan(), lambda r, i: "9", lambda r, i: "9")
+  row = test_time.curve(votes, [1])["1"]
+  assert row["vote"]["mean"] == 0 and row["tokens_per_solved"] is None
+
+
 def test_problems_keep_their_order_and_names():
   done, _, _ = run(
     Plan(chains=2), lambda r, i: "1", lambda r, i: "2", problems=3

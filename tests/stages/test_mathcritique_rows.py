@@ -99,7 +99,11 @@ def test_the_config_fields_of_all_flags(explored, bits):
   config = config_of()
   flags = dict(zip(FLAGS, bits, strict=True))
   config.make_self_improve_data.update(
-    **flags, previous=("../critic1_data",), refine_weight=2
+    **flags,
+    previous=("../critic1_data",),
+    refine_weight=2,
+    reason0="",
+    refine0="../bootstrap/revision_examples.jsonl",
   )
   make_self_improve_data.main(config, folder)
   ids = [p.id for p in problems]
@@ -118,6 +122,54 @@ def test_the_config_fields_of_all_flags(explored, bits):
     wanted += ["P/0", "P/1", "P/2"]
   rows = read(records.Example, folder / "examples.jsonl")
   assert sorted(r.id for r in rows) == sorted(wanted)
+
+
+def test_gold_solutions_may_be_those_the_first_actor_saw(explored):
+  root, _ = explored
+  folder = root / "critic1_seen"
+  folder.mkdir()
+  for file in ("explored.jsonl", "solutions.jsonl"):
+    (folder / file).write_bytes((root / "explored" / file).read_bytes())
+  seen = [records.Example(f"R/{i}", ("x",), ("y",)) for i in range(2)]
+  records.write(root / "bootstrap" / "reason_examples.jsonl", seen)
+  config = config_of()
+  config.make_self_improve_data.refine0 = "../bootstrap/revision_examples.jsonl"
+  make_self_improve_data.main(config, folder)
+  ids = {r.id for r in read(records.Example, folder / "examples.jsonl")}
+  assert {"R/0", "R/1", "F/0"} <= ids
+  assert not any(i.endswith("/gold") for i in ids)
+
+
+def test_short_golds_and_mended_revisions(tmp_path):
+  """What a first actor sees: solutions of one step, and revisions that keep
+  what was right and go on with the step that the critique says was due."""
+  config = config_of(",phase=bootstrap")
+  config.make_mathcritique_data.rows = (0, 24)
+  (tmp_path / "data").mkdir()
+  make_mathcritique_data.main(config, tmp_path / "data")
+  task, problems = problems_of(config, (0, 24))
+  short = [p for p in problems if len(task.steps(p.gold)) <= 2]
+  assert 0 < len(short) < len(problems)
+  reasons = read(records.Example, tmp_path / "data" / "reason_examples.jsonl")
+  assert [r.target for r in reasons] == [(p.gold,) for p in short]
+  by_id = {p.id: p for p in problems}
+  rows = read(records.Critique, tmp_path / "data" / "critiques.jsonl")
+  revised = {
+    r.id.removesuffix("/revision"): r.target[0]
+    for r in read(
+      records.Example, tmp_path / "data" / "revision_examples.jsonl"
+    )
+    if r.id.endswith("/revision")
+  }
+  wrong = [row for row in rows if row.errors]
+  assert wrong
+  for row in wrong:
+    problem, text = by_id[row.problem], revised[row.id]
+    first = task.first_error(problem, row.hypothesis)
+    kept = task.steps(row.hypothesis)[:first]
+    assert task.steps(text)[:first] == kept
+    assert task.steps(text)[first] == task.fix(problem, row.hypothesis)
+    assert task.first_error(problem, text) is None
 
 
 def test_an_endpoint_annotates_through_the_stage(tmp_path, monkeypatch):
@@ -237,9 +289,9 @@ def test_every_talk_that_is_kept_verifies(tmp_path, monkeypatch):
 def test_iterations_are_the_configs():
   assert config_of().loop.iterations == 1
   config = launch.load_config(f"{FILE}:iterations=2")
-  assert show.lines(config, ["loop.iterations", "loop.start"]) == [
-    "2", "scratch",
-  ]  # fmt: skip
+  assert show.lines(
+    config, ["loop.iterations", "loop.start", "loop.drafts"]
+  ) == ["2", "previous", "True"]  # fmt: skip
   with pytest.raises(KeyError, match=r"loop\.iteration"):
     show.lines(config, ["loop.iteration"])
   made = subprocess.run(
@@ -261,12 +313,14 @@ def test_all_arms_are_made_of_the_same_problems():
     rows = tuple(config.make_self_improve_data.rows)
     assert tuple(config.make_self_talk_data.rows) == rows
     section = plain.train_generator
-    assert (section.first, section.rows, section.examples) == (*rows, "")
-    assert plain.train_generator.train == config.train_generator.train
+    assert (section.first, section.rows, section.examples) == (*rows, ())
+    looped = launch.load_config(f"{FILE.with_stem(file)}:phase=loop")
+    assert plain.train_generator.train == looped.train_generator.train
+    assert plain.train_generator.model == looped.train_generator.model
 
 
 def test_votes_reach_64_with_critiques_and_more_tokens_without():
   arms = launch.load_config(str(FILE)).run_refine
   assert {1, 2, 4, 8, 16, 32, 64} <= set(arms.ks)
   assert arms.arms["parallel"].chains == 64
-  assert arms.arms["vote"].chains == max(arms.ks) == 256
+  assert arms.arms["vote"].chains == max(arms.ks) == 512

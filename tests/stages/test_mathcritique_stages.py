@@ -91,6 +91,8 @@ def seed(tmp_path_factory):
   config = config_of()
   run(train_tokenizer, root / "tokenizer", config)
   run(make_mathcritique_data, root / "bootstrap", config_of(",phase=bootstrap"))
+  run(train_generator, root / "draft", config_of(",phase=draft"))
+  run(make_mathcritique_data, root / "drafts", config_of(",phase=drafts"))
   run(train_generator, root / "actor0", config)
   moments = {}
   with refiner_child.Moments(root / "critic_data").watched() as counted:
@@ -140,7 +142,7 @@ KILLED = (
   (
     "critic1_data",
     make_self_improve_data,
-    ("tokenizer", "actor0", "critic", "bootstrap"),
+    ("tokenizer", "actor0", "critic", "bootstrap", "critic_data"),
   ),
 )
 
@@ -290,11 +292,14 @@ def test_iterations_hold_what_the_flags_say(seed):
   assert any(not s.refined for s in solutions)
   rows = {r.id for r in read(records.Example, folder / "examples.jsonl")}
   refine0 = read(
-    records.Example, seed / "bootstrap" / "revision_examples.jsonl"
+    records.Example, seed / "critic_data" / "revision_examples.jsonl"
   )
   current = read(records.Example, folder / "current.jsonl")
-  golds = {i for i in rows if i.endswith("/gold")}
-  assert len(golds) == 8
+  golds = {
+    r.id
+    for r in read(records.Example, seed / "bootstrap" / "reason_examples.jsonl")
+  }
+  assert golds
   assert rows == golds | {r.id for r in (*refine0, *current)}
   sealed = critiquing.sealed(folder)
   assert sealed["examples"] == len(rows)
@@ -314,7 +319,7 @@ def test_a_killed_stage_goes_on_to_the_same_hash(seed, monkeypatch):
   done = seed / "critic1_data"
   again = seed / "killed" / "critic1_data"
   shutil.copytree(seed / "tokenizer", seed / "killed" / "tokenizer")
-  for name in ("actor0", "critic", "bootstrap"):
+  for name in ("actor0", "critic", "bootstrap", "critic_data"):
     (seed / "killed" / name).symlink_to(seed / name)
   chunk = make_self_improve_data.Explorer._chunk
   calls = []
@@ -354,7 +359,8 @@ def test_matched_samples_cost_what_critiques_cost(seed):
   run(make_self_improve_data, folder, loop(explore="matched"))
   rows = read(records.Attempts, folder / "explored.jsonl")
   for row in rows:
-    wrong = sum(not c.correct for c in row.candidates[:2])
+    # What the loop would criticise: not what was cut off.
+    wrong = sum(not c.correct and c.finish == "eos" for c in row.candidates[:2])
     assert len(row.candidates) == 2 + wrong * (1 + 2)
   assert not any(s.refined for s in read(Solution, folder / "solutions.jsonl"))
 
@@ -464,7 +470,7 @@ def test_published_rows_train_a_critic_and_are_evaluated(tmp_path):
   config.train_critic.train.update(steps=2, eval_every=2, batch_size=2)
   line = run(train_critic, tmp_path / "critic", config)
   assert "of 2 (" in line
-  config.train_generator.examples = "../critic_data/revision_examples.jsonl"
+  config.train_generator.examples = ("../critic_data/revision_examples.jsonl",)
   config.train_generator.train.update(steps=2, eval_every=2, batch_size=2)
   run(train_generator, tmp_path / "actor0", config)
   config.run_refine.update(only=("critique",), rows=(0, 2))

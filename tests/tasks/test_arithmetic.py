@@ -243,8 +243,39 @@ def test_what_is_no_story(program, text, reason):
     program.problem({"id": "x", "question": text, "choice": 0})
 
 
+def test_mending_keeps_what_is_right_and_goes_on_as_is_due():
+  for task in tasks():
+    for problem in problems(task)[:12]:
+      rng = np.random.default_rng(1)
+      for kind in task.kinds:
+        found = task.plant(problem, rng, kind)
+        if found is None:
+          continue
+        text, at = found
+        mended = task.mend(problem, text)
+        assert task.first_error(problem, mended) is None
+        assert task.check(problem, mended)
+        if task.form == "text":
+          steps = task.steps(mended)
+          assert steps[:at] == task.steps(text)[:at]
+          assert steps[at] == task.fix(problem, text)
+      assert task.check(problem, task.mend(problem, problem.gold))
+
+
+def test_mending_by_hand(text, program):
+  problem = text.own(STORY)
+  wrong = "9 - 3 = 6 apples . 6 + 3 = 9 apples . answer 9"
+  right = "9 - 3 = 6 apples . 6 * 3 = 18 apples . answer 18"
+  assert text.mend(problem, wrong) == text.mend(problem, right) == right
+  assert text.mend(problem, "") == right
+  problem = program.own(STORY)
+  assert program.mend(problem, "x = 9 - 3 ; return x") == problem.gold
+  wrong = "a = 9 - 3 ; b = a * 2 ; return b"
+  assert program.mend(problem, wrong) == "a = 9 - 3 ; b = a * 3 ; return b"
+
+
 def test_options_are_checked():
-  with pytest.raises(ValueError, match="difficulty=9 is none of 1, 2, 3"):
+  with pytest.raises(ValueError, match="difficulty=9 is none of 0, 1, 2"):
     base.load("arithmetic", difficulty=9)
   with pytest.raises(ValueError, match="has no split 'tset'"):
     base.load("arithmetic").source("tset")
