@@ -57,6 +57,7 @@ iterations=${iterations:-$(setting loop.iterations)}
 start=${start:-$(setting loop.start)}
 drafts=$(setting loop.drafts)
 steps=$(setting train_generator.train.steps phase=loop)
+epochs=$(setting train_generator.train.epochs phase=loop)
 
 # actor RATES FOLDER EXAMPLES [FROM]: a generator trained on a stage's examples,
 # from the base model, or from another run.
@@ -72,7 +73,8 @@ baseline() {
   local from=(--config.train_generator.model.init_from=)
   if [[ $start == previous ]]; then
     from=(--config.train_generator.model.init_from=../actor0
-      --config.train_generator.train.steps=$((iterations * steps)))
+      --config.train_generator.train.steps=$((iterations * steps))
+      --config.train_generator.train.epochs=$((iterations * epochs)))
   fi
   chosen "$grid" train_generator "$1" "phase=$2" "${from[@]}" "${@:3}"
 }

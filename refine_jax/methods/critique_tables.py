@@ -39,7 +39,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def arms(found: Rows) -> list[str]:
   """What refinement changes, per arm, beside a vote that costs as much."""
   head = (
-    "arm", "before", "after", "gain", "c2c", "c2i", "i2c", "i2i", "tokens",
+    "arm", "before", "after", "gain", "changed", "c2c", "c2i", "i2c", "i2i",
+    "tokens",
     "tokens per solved", "plain vote, as many tokens", "prompt tokens read",
     "kept",
   )  # fmt: skip
@@ -63,6 +64,7 @@ def arms(found: Rows) -> list[str]:
         name,
         *(f"{value:.1f}" for value in ends),
         pooled(gains) if gains else "",
+        _changed(rows),
         *(
           f"{mean(r['transitions'][key] for r in rows):.1f}"
           for key in ("c2c", "c2i", "i2c", "i2i")
@@ -146,6 +148,45 @@ def curve(rows, rule: str) -> list[tuple[float, float, float]]:
     for k in ks
     if all(str(k) in r["curve"] for r in rows)
   ]
+
+
+def _changed(rows: Sequence[Mapping[str, Any]]) -> str:
+  """Answers that are others after the last turn, of runs that counted."""
+  known = [r["changed"] for r in rows if "changed" in r]
+  return f"{mean(known):.1f}" if known else ""
+
+
+def by_difficulty(
+  found: Rows, rates: Sequence[Mapping[str, float]], count: int = 5
+) -> list[str]:
+  """Accuracy before and after refinement, in bins of difficulty.
+
+  Args:
+    found: arm -> per seed its summary; those of single chains are shown.
+    rates: per seed, problem -> the first actor's pass rate.
+    count: bins.
+  """
+  lines = []
+  for name, rows in found.items():
+    cells: list[list[tuple[int, int]]] = [[] for _ in range(count)]
+    for row, rate in zip(rows, rates, strict=False):
+      if "after" in row and rate.keys() >= row["after"].keys():
+        of = difficulty.bins(rate, count)
+        for p, right in row["after"].items():
+          cells[of[p]].append((row["before"][p], right))
+    if any(cells):
+      lines.append([name, *map(_before_after, cells)])
+  if not lines:
+    return []
+  head = [f"up to {100 * (i + 1) // count} %" for i in range(count)]
+  return table(("arm", *head), lines)
+
+
+def _before_after(pairs: Sequence[tuple[int, int]]) -> str:
+  if not pairs:
+    return ""
+  before, after = (100 * mean(side) for side in zip(*pairs, strict=True))
+  return f"{before:.0f} -> {after:.0f} ({len(pairs)})"
 
 
 def voting(found: Rows) -> Rows:

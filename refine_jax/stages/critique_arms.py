@@ -6,6 +6,7 @@ See `methods.test_time`; votes at several sizes, with what they cost.
 import pathlib
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from refine_jax.methods import (
@@ -153,6 +154,9 @@ def _summary(bench, plan: Plan, words, done) -> dict[str, Any]:
       if turn.feedback is not None
     ]
   made["transitions"] = critic_metrics.transitions(before, after)
+  ends = [(t.turns[0].hypothesis, t.turns[-1].hypothesis) for t in done]
+  keys = [tuple(map(bench.task.canonical, pair)) for pair in ends]
+  made["changed"] = 100 * float(np.mean([a != b for a, b in keys]))
   if plan.chains == 1:
     made |= _paired([t.problem for t in done], before, after, seed)
   if cases:

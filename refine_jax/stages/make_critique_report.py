@@ -17,6 +17,7 @@ from refine_jax.methods import (
   critique_plots,
   critique_systems,
   critique_tables,
+  difficulty,
   selection,
 )
 from refine_jax.stages import distributed, launch
@@ -48,6 +49,9 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   parts = {
     "Critiques": _data(runs, data),
     "Test time": critique_tables.arms(arms),
+    "Test time by difficulty (pass rates of the first actor)": (
+      critique_tables.by_difficulty(arms, [_rates(run) for run in runs])
+    ),
     "Critics, held out of training": critique_tables.held_out(
       [found for run in runs if (found := _validated(run / "critic"))]
     ),
@@ -163,6 +167,17 @@ def _training(folder: pathlib.Path) -> dict[str, float]:
   elif settings["rows"]:
     made["rows"] = settings["rows"] - settings.get("first", 0)
   return made
+
+
+def _rates(run: pathlib.Path) -> dict[str, float]:
+  """The first actor's pass rates on the test problems."""
+  path = run / "evaluate" / "actor0" / "samples.jsonl"
+  if not path.exists():
+    return {}
+  rows = selection.merged(records.read(records.Attempts, path))
+  return difficulty.pass_rates(
+    (row.problem, [c.correct for c in row.candidates]) for row in rows
+  )
 
 
 def _updates(folder: pathlib.Path) -> int:

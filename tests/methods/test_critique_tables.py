@@ -21,6 +21,8 @@ def arm(before, after, critic=None, chains=1, ks=(1,)):
     "chains": chains,
     "turns": [{"answer": share(100 * np.mean(x))} for x in (before, after)],
     "transitions": {"c2c": 50, "c2i": 0, "i2c": 25, "i2i": 25},
+    "changed": 100
+    * np.mean([a != b for a, b in zip(before, after, strict=True)]),
     "prefill": {"actor": {"read": 10, "kept": 5}},
     "curve": {
       str(k): {
@@ -55,12 +57,28 @@ def test_gains_are_pooled_over_seeds():
   )  # fmt: skip
   # Three of the eight problems of both seeds were gained, none was lost.
   assert gain == 37.5 and 0 <= low < gain < high < 100
-  assert row[4:8] == ["50.0", "0.0", "25.0", "25.0"]
+  assert row[4:9] == ["37.5", "50.0", "0.0", "25.0", "25.0"]
   assert row[-4:] == ["40", "", "10", "5"]
   vote = [arm([0], [0], chains=4, ks=(1, 4))]
   found = {"critique": seeds, "vote": vote}
   row = cells(critique_tables.arms(found), "critique")
   assert row[-5:-2] == ["10.0", "40", "51.0"]
+
+
+def test_accuracy_by_difficulty():
+  seeds = [arm([0, 1], [1, 1]), arm([0, 1], [0, 1])]
+  rates = [{"p0": 0.1, "p1": 0.9}, {"p0": 0.0, "p1": 1.0}]
+  vote = [arm([0], [0], chains=4)]
+  lines = critique_tables.by_difficulty(
+    {"critique": seeds, "vote": vote}, rates
+  )
+  row = cells(lines, "critique")
+  assert row[1:] == ["0 -> 50 (2)", "", "", "", "100 -> 100 (2)"]
+  assert len(lines) == 3  # votes have no pairs
+  # A seed whose problems nobody sampled is left out.
+  lines = critique_tables.by_difficulty({"critique": seeds}, [{}, rates[1]])
+  assert cells(lines, "critique")[1] == "0 -> 0 (1)"
+  assert critique_tables.by_difficulty({"critique": seeds}, [{}, {}]) == []
 
 
 def test_critics_have_intervals():
