@@ -238,6 +238,68 @@ def critiquing_request(text):
   return Request("r", (text,))
 
 
+class Golds:
+  """Answers with the gold, and notes what it was asked, and how hot."""
+
+  def __init__(self, task, problems, finish="eos"):
+    self.golds = {task.prompt(p): p.gold for p in problems}
+    self.finish, self.asked = finish, []
+
+  def actor(self, shop, path, temperature):
+    def propose(requests):
+      self.asked += [(temperature, r.id, r.n) for r in requests]
+      return [
+        [
+          records.Sample(
+            f"{r.id}/{i}", self.golds[r.prompt[0]], (), (), (), self.finish
+          )
+          for i in range(r.n)
+        ]
+        for r in requests
+      ]
+
+    return propose
+
+
+def test_the_control_is_as_cool_as_the_refinements(tmp_path, monkeypatch):
+  config = config_of()
+  config.make_mathcritique_data.update(
+    rows=(0, 6), mc=3, mc_temperature=0.25, study_shuffled=False
+  )
+  task, problems = problems_of(config, (0, 6))
+  golds = Golds(task, problems)
+  monkeypatch.setattr(
+    critiquing.Workshop, "actor", lambda *args: golds.actor(*args)
+  )
+  (tmp_path / "data").mkdir()
+  make_mathcritique_data.main(config, tmp_path / "data")
+  control = [row for row in golds.asked if "/control" in row[1]]
+  refined = [row for row in golds.asked if row[1].endswith("/mc")]
+  assert control and refined
+  assert {(hot, n) for hot, _, n in control + refined} == {(0.25, 3)}
+  assert len({name for _, name, _ in control}) == len(control)
+  rows = read(records.Annotated, tmp_path / "data" / "annotated.jsonl")
+  assert all(row.mc["control"] == 1.0 for row in rows if row.mc)
+
+
+@pytest.mark.parametrize("finish", ["eos", "length"])
+def test_a_text_that_was_cut_off_is_not_learned(tmp_path, monkeypatch, finish):
+  config = config_of()
+  config.make_self_improve_data.update(
+    rows=(0, 4), explore="vanilla", use_original=False, bins=2
+  )
+  task, problems = problems_of(config, (0, 4))
+  golds = Golds(task, problems, finish)
+  monkeypatch.setattr(
+    critiquing.Workshop, "actor", lambda *args: golds.actor(*args)
+  )
+  (tmp_path / "vanilla1_data").mkdir()
+  config.make_self_improve_data.difficulty = ""
+  make_self_improve_data.main(config, tmp_path / "vanilla1_data")
+  learned = read(records.Example, tmp_path / "vanilla1_data/examples.jsonl")
+  assert len(learned) == (4 if finish == "eos" else 0)
+
+
 class Mending:
   """Errs in every second problem at first, and then goes on rightly."""
 
