@@ -5,7 +5,7 @@ ever; iteration by iteration the tail of hard problems narrows
 (arXiv 2411.00750). Problems are binned once, by the first actor's pass rate.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -50,14 +50,15 @@ def profile(
   rows: Mapping[str, Sequence[str]],
   bin_of: Mapping[str, int],
   count: int = 5,
+  key: Callable[[str], str] = str,
 ) -> dict[str, list[float]]:
   """What a training set holds of every bin.
 
   Args:
-    rows: problem -> keys of its verified solutions, equal ones for equal
-      solutions.
+    rows: problem -> its verified solutions.
     bin_of: of all problems that were asked, solved or not.
     count: how many bins.
+    key: what equal solutions share.
 
   Returns:
     `problems`; `share` of all rows; `coverage`, the share of problems with a
@@ -81,11 +82,11 @@ def profile(
       for s, g in zip(solved, members, strict=True)
     ],
     "distinct": [
-      float(np.mean([len(set(rows[p])) for p in s])) if s else 0.0
+      float(np.mean([len(set(map(key, rows[p]))) for p in s])) if s else 0.0
       for s in solved
     ],
     "words": [
-      float(np.mean([len(key.split()) for p in s for key in rows[p]]))
+      float(np.mean([len(text.split()) for p in s for text in rows[p]]))
       if s
       else 0.0
       for s in solved

@@ -309,12 +309,13 @@ def _figures(kept, every, bin_of, bins) -> dict[str, Any]:
   """Tail and diversity, of what is trained on and of all that was found."""
   found = {}
   for name, rows in (("trained", kept), ("verified", every)):
-    by_problem = collections.defaultdict(list)
+    texts = collections.defaultdict(list)
     for one in rows:
-      by_problem[one.problem].append(one.key or one.text)
+      texts[one.problem].append(one.text)
+    keys = {p: list(map(self_improve.key, group)) for p, group in texts.items()}
     found[name] = {
-      **difficulty.profile(by_problem, bin_of, bins),
-      **{f"all_{k}": v for k, v in difficulty.diversity(by_problem).items()},
+      **difficulty.profile(texts, bin_of, bins, self_improve.key),
+      **{f"all_{k}": v for k, v in difficulty.diversity(keys).items()},
     }
   return json.loads(json.dumps(found).replace("NaN", "null"))
 

@@ -233,10 +233,26 @@ def test_profile_and_tail():
   assert first["distinct"][4] == 2
   long = difficulty.profile({"hard": ["x = 1", "y"]}, bin_of)
   assert long["words"] == [2, 0, 0, 0, 0]
+  same = {"easy": ["1 + 1 = 2 figs", "1+1 = 2"]}
+  by_key = difficulty.profile(same, bin_of, key=self_improve.key)
+  assert (by_key["distinct"][4], by_key["words"][4]) == (1, 4.5)
   later = difficulty.profile({"easy": ["y"] * 7, "hard": ["x"]}, bin_of)
   assert difficulty.tail_narrowing(first, later) == 0.5
   with pytest.raises(KeyError):
     difficulty.profile({"other": ["x"]}, bin_of)
+
+
+@pytest.mark.parametrize(
+  ("text", "key"),
+  [
+    ("9 + 4 = 13 figs . 13 - 2 = 11 figs .", "9+4=13 ; 13-2=11"),
+    ("She has $5 * 3 = $15, <<5*3=15>>15 of 1,000.", "5*3=15 ; 5*3=15"),
+    ("Then 1,000/2=500 and x = 2.", "1000/2=500"),
+    ("no  numbers here", "no numbers here"),
+  ],
+)
+def test_equal_solutions_have_equal_equations(text, key):
+  assert self_improve.key(text) == key
 
 
 def test_gini_against_its_definition():
