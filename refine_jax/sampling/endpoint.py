@@ -128,6 +128,7 @@ class Endpoint:
   Args:
     settings: whom to ask.
     path: where replies are kept.
+    before: replies of earlier runs, kept elsewhere; they count as its own.
     sleep, clock: of the waiting; tests bring their own.
 
   Attributes:
@@ -141,6 +142,7 @@ class Endpoint:
     settings: Settings,
     path: str | os.PathLike,
     *,
+    before: str | os.PathLike | None = None,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
   ):
@@ -151,9 +153,10 @@ class Endpoint:
     self._totals = _Totals()
     self._lock, self._next, self._refusal = threading.Lock(), 0.0, ""
     records.Appender(Reply, self._path).close()  # cuts a torn last line
-    if self._path.exists():
-      for reply in records.read(Reply, self._path):
-        self._keep(reply)
+    for kept in map(files.path, (*([before] if before else ()), self._path)):
+      if kept.exists():
+        for reply in records.read(Reply, kept):
+          self._keep(reply)
 
   @property
   def cost(self) -> float:

@@ -1,11 +1,11 @@
-"""What MathCritique's stages share: actor, critic, chunks, manifests."""
+"""What MathCritique's stages share: actor, critic, annotators, manifests."""
 
 import dataclasses
 import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ from refine_jax.methods.refine import Proposer, Template
 from refine_jax.sampling import annotator, endpoint
 from refine_jax.sampling.engine import Engine
 from refine_jax.sampling.settings import Sampling
-from refine_jax.stages import build, supervised
+from refine_jax.stages import build, dealt, supervised
 from refine_jax.stages.reading import BadConfig
 from refine_jax.tasks.base import Task
 
@@ -50,7 +50,8 @@ def must_judge(task: Task, who: str) -> None:
 class Workshop:
   """A task with its models; each is loaded once, when it is first needed.
 
-  Actor and critic lie on one mesh together.
+  Actor and critic lie together on the devices of one process: problems are
+  dealt out.
   """
 
   def __init__(self, config: ConfigDict, workdir: pathlib.Path, options=None):
@@ -61,7 +62,7 @@ class Workshop:
 
   @functools.cached_property
   def mesh(self) -> jax.sharding.Mesh:
-    return build.mesh(self.config.mesh)
+    return build.own_mesh(self.config.mesh)
 
   @functools.cache  # noqa: B019, lives as long as the stage
   def model(self, path: str) -> build.Model:
@@ -159,8 +160,7 @@ def annotators(
     return None
   if settings.annotator == "endpoint":
     if shop.endpoint is None:  # it reads all its replies when it is made
-      asked = endpoint.Settings(**settings.endpoint.to_dict())
-      shop.endpoint = endpoint.Endpoint(asked, workdir / REPLIES)
+      shop.endpoint = _endpoint(settings, workdir)
     return shop.endpoint
   if settings.annotator == "local":
     return _local(settings.annotator_model, shop)
@@ -169,10 +169,28 @@ def annotators(
   )
 
 
-def sampled(settings: ConfigDict) -> bool:
-  """Whether make_mathcritique_data needs a model; see `distributed.alone`."""
-  local = settings.annotator == "local"
-  return not settings.published and bool(settings.actor or local)
+def _endpoint(settings: ConfigDict, workdir: pathlib.Path) -> endpoint.Endpoint:
+  """Of one process: its share of what may be asked and spent, and a file of
+  its own beside the replies that earlier runs have paid for."""
+  asked = endpoint.Settings(**settings.endpoint.to_dict())
+  path, count = workdir / REPLIES, jax.process_count()
+  if count == 1:
+    return endpoint.Endpoint(asked, path)
+  spent = endpoint.figures(asked, path)["cost"]
+  asked = dataclasses.replace(
+    asked,
+    per_minute=asked.per_minute / count,
+    workers=max(1, asked.workers // count),
+    budget=asked.budget and spent + (asked.budget - spent) / count,
+  )
+  return endpoint.Endpoint(asked, dealt.own(path), before=path)
+
+
+def gather_replies(settings: ConfigDict, workdir: pathlib.Path) -> None:
+  """One file of all processes' replies, before they begin or once they are
+  done; the first process makes it."""
+  if settings.annotator == "endpoint" and jax.process_index() == 0:
+    dealt.gather(endpoint.Reply, workdir / REPLIES)
 
 
 def spent(settings: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
@@ -202,18 +220,13 @@ def _local(path: str, shop: Workshop) -> annotation.Annotator:
   )
 
 
-def parts(items: Sequence[Any], size: int) -> Iterator[tuple[int, Sequence]]:
-  """(number of the first, items) of each chunk."""
-  if size < 1:
-    raise BadConfig(f"chunk must be positive, got {size}")
-  for start in range(0, len(items), size):
-    yield start, items[start : start + size]
-
-
 def seal(
   workdir: pathlib.Path, counts: dict[str, Any], names: Sequence[str]
 ) -> dict[str, Any]:
-  """Writes manifest.json, last of all: figures, and a hash of every file."""
+  """Writes manifest.json, last of all: figures, and a hash of every file.
+
+  They are whole, whoever wrote them: the number of processes changes nothing.
+  """
   hashes = {name: digest(workdir / name) for name in names}
   whole = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode())
   manifest = {"hash": whole.hexdigest(), "files": hashes, **counts}

@@ -123,11 +123,16 @@ def alone(
         "this stage writes what a model says from one process, not from"
         f" {jax.process_count()}: start it on one host, without --distributed"
       )
-    said = main(config, workdir) if jax.process_index() == 0 else ""
-    together("a stage is done")
-    return said
+    return by_first(lambda: main(config, workdir))
 
   return first
+
+
+def by_first(work: Callable[[], str]) -> str:
+  """What one process does and says, the others wait for, and say nothing."""
+  said = work() if jax.process_index() == 0 else ""
+  together("the first process is done")
+  return said
 
 
 def gathered(value: Any) -> list[Any]:

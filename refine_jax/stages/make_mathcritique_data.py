@@ -3,7 +3,8 @@
 Writes annotated.jsonl (every row, with what dropped it), critiques.jsonl (for
 train_critic), reason_examples.jsonl (gold solutions), revision_examples.jsonl
 ((x, y, c) -> y'), examples.jsonl (both, for a first actor) and manifest.json.
-Can be killed at any moment and started again.
+Can be killed at any moment and started again. Several processes share the
+chunks; the first puts their rows together.
 """
 
 import collections
@@ -24,7 +25,7 @@ from refine_jax.methods import (
   published,
 )
 from refine_jax.methods import steps as stepping
-from refine_jax.stages import build, critiquing, distributed, launch
+from refine_jax.stages import build, critiquing, dealt, distributed, launch
 from refine_jax.stages.reading import BadConfig
 
 SECTIONS = (
@@ -39,8 +40,9 @@ SECTIONS = (
   "make_mathcritique_data",
 )
 _STUDIED = 2000  # rows whose critiques are exchanged for others
+ROWS, ATTEMPTS = "annotated.jsonl", "attempts.jsonl"
 OUTPUTS = (
-  "annotated.jsonl",
+  ROWS,
   "critiques.jsonl",
   "reason_examples.jsonl",
   "revision_examples.jsonl",
@@ -56,9 +58,17 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   2. Balance right and wrong responses.
   3. Write what is trained on, and the manifest.
   """
-  if found := critiquing.sealed(workdir):
+  if found := distributed.spoken(critiquing.sealed(workdir)):
     return f"{workdir} is complete: {_line(found)}"
   maker = Maker(config, workdir)
+  if not maker.settings.published:
+    maker.make()
+  return distributed.by_first(lambda: _assemble(maker))
+
+
+def _assemble(maker: "Maker") -> str:
+  """Puts together what all processes have made."""
+  config, workdir = maker.config, maker.workdir
   rows = maker.published() if maker.settings.published else maker.made()
   kept = _with_positives(
     [r for r in rows if r.kept], maker.settings.positives, config.seed
@@ -83,6 +93,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
     },
     OUTPUTS,
   )
+  dealt.remove(workdir / ROWS, workdir / ATTEMPTS)
   return f"Wrote {workdir}: {_line(manifest)}"
 
 
@@ -119,26 +130,37 @@ class Maker:
     for path in self.settings.published:
       rows += published.read(build.resolve(path, self.workdir))
     rows = [self._by_words(row) for row in rows]
-    records.write(self.workdir / "annotated.jsonl", rows)
+    records.write(self.workdir / ROWS, rows)
     return rows
 
-  def made(self) -> list[records.Annotated]:
-    """All rows, in order; what is on disk is not made again."""
-    path = self.workdir / "annotated.jsonl"
-    done_path = self.workdir / "attempts.jsonl"
+  def chunks(self) -> dealt.Chunks:
+    return dealt.Chunks(self.problems(), self.settings.chunk)
+
+  def make(self) -> None:
+    """This process's chunks; what is on disk is not made again."""
+    critiquing.gather_replies(self.settings, self.workdir)
+    distributed.together("earlier replies are in one file")
+    path, done_path = (
+      dealt.own(self.workdir / name) for name in (ROWS, ATTEMPTS)
+    )
     with (
       records.Appender(records.Annotated, path) as rows,
       records.Appender(records.Attempts, done_path) as done,
     ):
-      parts = critiquing.parts(self.problems(), self.settings.chunk)
-      for start, problems in parts:
+      for start, problems in self.chunks():
         if all(p.id in done.done for p in problems):
           continue
         found, attempts = self._chunk(problems, start)
         rows.append(r for r in found if r.id not in rows.done)
         # Last: a chunk is done once its attempts are there.
         done.append(a for a in attempts if a.id not in done.done)
-    found = list(records.read(records.Annotated, path))
+    distributed.together("all chunks are made")
+
+  def made(self) -> list[records.Annotated]:
+    """All rows, in order; for the first process."""
+    self.chunks().join(self.workdir / ROWS, self.workdir / ATTEMPTS)
+    critiquing.gather_replies(self.settings, self.workdir)
+    found = list(records.read(records.Annotated, self.workdir / ROWS))
     if self.settings.study_shuffled and self.settings.mc:
       self._study(found)
     return found
@@ -436,9 +458,5 @@ def _counts(rows, kept) -> dict[str, Any]:
   }
 
 
-def _models(config: ConfigDict) -> bool:
-  return critiquing.sampled(config.make_mathcritique_data)
-
-
 if __name__ == "__main__":
-  launch.run(distributed.alone(main, _models), SECTIONS)
+  launch.run(main, SECTIONS)

@@ -4,7 +4,8 @@ Writes explored.jsonl (what the last actor sampled), solutions.jsonl (verified
 ones, refinements included), current.jsonl (D_t), examples.jsonl (S_t, for
 train_generator), critiques.jsonl (those whose refinement was verified, for a
 critic that is to learn along) and manifest.json. Can be killed at any moment
-and started again.
+and started again. Several processes share the chunks; the first puts their
+rows together.
 """
 
 import collections
@@ -27,7 +28,7 @@ from refine_jax.methods import (
 )
 from refine_jax.methods.self_improve import Solution
 from refine_jax.sampling.settings import Request
-from refine_jax.stages import build, critiquing, distributed, launch
+from refine_jax.stages import build, critiquing, dealt, distributed, launch
 from refine_jax.stages.reading import BadConfig
 
 SECTIONS = (
@@ -41,9 +42,10 @@ SECTIONS = (
   "feedback",
   "make_self_improve_data",
 )
+EXPLORED, SOLUTIONS = "explored.jsonl", "solutions.jsonl"
 OUTPUTS = (
-  "explored.jsonl",
-  "solutions.jsonl",
+  EXPLORED,
+  SOLUTIONS,
   "current.jsonl",
   "examples.jsonl",
   "critiques.jsonl",
@@ -58,11 +60,14 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   2. Barrier, distinct ones, cap, balance: D_t.
   3. The union that the flags ask for: S_t; then the manifest.
   """
-  if found := critiquing.sealed(workdir):
+  if found := distributed.spoken(critiquing.sealed(workdir)):
     return f"{workdir} is complete: {found['examples']} examples"
   explorer = Explorer(config, workdir)
   explorer.explore()
-  manifest = _assemble(explorer)
+  return distributed.by_first(lambda: _line(_assemble(explorer), workdir))
+
+
+def _line(manifest: dict[str, Any], workdir: pathlib.Path) -> str:
   return (
     f"Wrote {workdir}: {manifest['examples']} examples,"
     f" {manifest['current']} of this iteration"
@@ -86,22 +91,25 @@ class Explorer:
     self.grammar = critiquing.grammar(self.settings.grammar)
     self.problems = self.shop.problems(self.settings.split, self.settings.rows)
     self.by_id = monte_carlo.by_id(self.problems)
+    self.chunks = dealt.Chunks(self.problems, self.settings.chunk)
 
   def explore(self) -> None:
-    """Writes what is not on disk yet."""
+    """Writes what is not on disk yet of this process's chunks."""
+    solved, path = (
+      dealt.own(self.workdir / name) for name in (SOLUTIONS, EXPLORED)
+    )
     with (
-      records.Appender(Solution, self.workdir / "solutions.jsonl") as found,
-      records.Appender(
-        records.Attempts, self.workdir / "explored.jsonl"
-      ) as explored,
+      records.Appender(Solution, solved) as found,
+      records.Appender(records.Attempts, path) as explored,
     ):
-      for _, problems in critiquing.parts(self.problems, self.settings.chunk):
+      for _, problems in self.chunks:
         if all(p.id in explored.done for p in problems):
           continue
         attempts, solutions = self._chunk(problems)
         found.append(s for s in solutions if s.id not in found.done)
         # Last: a chunk is done once its attempts are there.
         explored.append(a for a in attempts if a.id not in explored.done)
+    distributed.together("all chunks are explored")
 
   def _chunk(self, problems):
     s = self.settings
@@ -224,8 +232,10 @@ def _criticised(candidate: records.Candidate) -> bool:
 def _assemble(explorer: Explorer) -> dict[str, Any]:
   s, workdir = explorer.settings, explorer.workdir
   config = explorer.config
+  working = workdir / EXPLORED, workdir / SOLUTIONS
+  explorer.chunks.join(*working)
   every = _in_order(
-    records.read(Solution, workdir / "solutions.jsonl"), explorer.problems
+    records.read(Solution, workdir / SOLUTIONS), explorer.problems
   )
   bin_of = _bins(explorer)
   kept = self_improve.distinct(every) if s.distinct else every
@@ -260,7 +270,7 @@ def _assemble(explorer: Explorer) -> dict[str, Any]:
   records.write(
     workdir / "critiques.jsonl", (_critique(x) for x in every if x.refined)
   )
-  return critiquing.seal(
+  manifest = critiquing.seal(
     workdir,
     {
       "problems": len(explorer.problems),
@@ -274,6 +284,8 @@ def _assemble(explorer: Explorer) -> dict[str, Any]:
     },
     OUTPUTS,
   )
+  dealt.remove(*working)
+  return manifest
 
 
 def _in_order(
@@ -288,7 +300,7 @@ def _in_order(
 def _bins(explorer: Explorer) -> dict[str, int]:
   """Difficulty by pass rates: an earlier folder's samples, or these."""
   s = explorer.settings
-  path = explorer.workdir / "explored.jsonl"
+  path = explorer.workdir / EXPLORED
   if s.difficulty:
     path = build.resolve(s.difficulty, explorer.workdir)
   rates = difficulty.pass_rates(
@@ -356,4 +368,4 @@ def _critique(one: Solution) -> records.Critique:
 
 
 if __name__ == "__main__":
-  launch.run(distributed.alone(main, lambda config: True), SECTIONS)
+  launch.run(main, SECTIONS)

@@ -3,7 +3,8 @@
 Or, with `form=trajectory`, the baseline: whole solutions with whole critiques
 between them in one target. Only what ends in the right answer is kept.
 Writes talks.jsonl (every chain, with what dropped it), examples.jsonl and
-manifest.json. Can be killed at any moment and started again.
+manifest.json. Can be killed at any moment and started again. Several processes
+share the chunks; the first puts their chains together.
 """
 
 import collections
@@ -23,7 +24,7 @@ from refine_jax.methods import (
 )
 from refine_jax.methods.flawed import joined
 from refine_jax.sampling.settings import Request
-from refine_jax.stages import critiquing, distributed, launch
+from refine_jax.stages import critiquing, dealt, distributed, launch
 from refine_jax.stages.reading import BadConfig
 
 SECTIONS = (
@@ -37,7 +38,8 @@ SECTIONS = (
   "feedback",
   "make_self_talk_data",
 )
-OUTPUTS = ("talks.jsonl", "examples.jsonl")
+TALKS = "talks.jsonl"
+OUTPUTS = (TALKS, "examples.jsonl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,14 +73,21 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   2. Smooth and check them.
   3. Write examples and the manifest.
   """
-  if found := critiquing.sealed(workdir):
+  if found := distributed.spoken(critiquing.sealed(workdir)):
     return f"{workdir} is complete: {found['kept']} talks"
   talker = Talker(config, workdir)
   talker.talk()
-  talks = list(records.read(Talk, workdir / "talks.jsonl"))
+  return distributed.by_first(lambda: _assemble(talker))
+
+
+def _assemble(talker: "Talker") -> str:
+  workdir = talker.workdir
+  talker.chunks.join(workdir / TALKS)
+  talks = list(records.read(Talk, workdir / TALKS))
   kept = [t for t in talks if not t.drop]
   records.write(workdir / "examples.jsonl", map(talker.example, kept))
   manifest = critiquing.seal(workdir, _counts(talks, kept), OUTPUTS)
+  dealt.remove(workdir / TALKS)
   return (
     f"Wrote {workdir}: {manifest['kept']} of {manifest['talks']} talks,"
     f" {manifest['clean']} of them clean"
@@ -94,17 +103,19 @@ class Talker:
     self.grammar = critiquing.grammar(self.settings.grammar)
     self.problems = self.shop.problems(self.settings.split, self.settings.rows)
     self.by_id = monte_carlo.by_id(self.problems)
+    self.chunks = dealt.Chunks(self.problems, self.settings.chunk)
     if self.settings.form not in ("talk", "trajectory"):
       raise BadConfig(f"form is talk or trajectory, not {self.settings.form!r}")
 
   def talk(self) -> None:
-    path = self.workdir / "talks.jsonl"
+    path = dealt.own(self.workdir / TALKS)
     with records.Appender(Talk, path) as appender:
-      for _, problems in critiquing.parts(self.problems, self.settings.chunk):
+      for _, problems in self.chunks:
         if all(p.id in appender.done for p in problems):
           continue
         make = getattr(self, f"_{self.settings.form}")
         appender.append(t for t in make(problems) if t.id not in appender.done)
+    distributed.together("all chunks are talked through")
 
   def critic(self):
     s = self.settings
@@ -263,4 +274,4 @@ def _counts(talks, kept) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-  launch.run(distributed.alone(main, lambda config: True), SECTIONS)
+  launch.run(main, SECTIONS)

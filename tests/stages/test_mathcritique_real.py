@@ -224,13 +224,3 @@ def test_several_processes_write_no_file_together(tmp_path, monkeypatch):
 def test_one_process_may_sample(tmp_path):
   first = distributed.alone(lambda config, workdir: "done", lambda config: True)
   assert first(None, tmp_path) == "done"
-
-
-def test_what_makes_critiques_of_published_rows_needs_no_model():
-  assert critiquing.sampled(config_of().make_mathcritique_data)
-  for phase in ("bootstrap", "published"):
-    made = config_of(f",phase={phase}").make_mathcritique_data
-    assert not critiquing.sampled(made)
-  made = config_of(",phase=bootstrap").make_mathcritique_data
-  made.annotator = "local"
-  assert critiquing.sampled(made)
