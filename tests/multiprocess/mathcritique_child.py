@@ -1,9 +1,12 @@
 """MathCritique's makers of data in one process, or in one of several.
 
-As a program: ROOT FOLDER... [--distributed]; FOLDER is a key of `STAGES`. Tells
-how many rows every shard held before it is removed.
+As a program: ROOT FOLDER[:PROCESS:MOMENT]... [--distributed]. FOLDER is a key
+of `STAGES`, and that process dies at that moment of it (see
+`refiner_child.Moments`). Tells how many rows every shard held before it is
+removed.
 """
 
+import contextlib
 import importlib
 import pathlib
 import sys
@@ -58,6 +61,16 @@ def run(root, folder):
   return stage.main(config, workdir)
 
 
+def dying(folder, process=-1, moment=0):
+  """Where one process does not live to see the end."""
+  import jax
+  import refiner_child
+
+  if process != jax.process_index():
+    return contextlib.nullcontext()
+  return refiner_child.Moments(folder, moment).watched()
+
+
 def tell_shards():
   from refine_jax.stages import dealt
 
@@ -83,8 +96,10 @@ def main(root, *wanted):
     wanted.pop()
     distributed.join()
   with distributed.leaving():
-    for folder in wanted:
-      print(run(root, folder), flush=True)
+    for what in wanted:
+      folder, *death = what.split(":")
+      with dying(pathlib.Path(root) / folder, *map(int, death)):
+        print(run(root, folder), flush=True)
 
 
 if __name__ == "__main__":

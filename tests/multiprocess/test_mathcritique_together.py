@@ -1,6 +1,8 @@
 """Two processes make the rows that one makes: the same bytes, the same hash."""
 
 import pathlib
+import shutil
+import subprocess
 import sys
 
 import loopback
@@ -9,6 +11,7 @@ import pytest
 
 from refine_jax.stages import critiquing
 
+CHILD = loopback.HERE / "mathcritique_child.py"
 MADE = ("critic_data", "critic1_data", "talk", "trajectory")
 
 
@@ -31,15 +34,26 @@ def beside(root, name):
 
 
 def contents(folder: pathlib.Path):
-  return {p.name: p.read_bytes() for p in folder.iterdir()}
+  """But for what was only half written."""
+  return {
+    p.name: p.read_bytes()
+    for p in folder.iterdir()
+    if not p.name.startswith(".")
+  }
 
 
-def test_two_processes_make_what_one_makes(root):
-  one, two = (beside(root, name) for name in ("one", "two"))
+@pytest.fixture(scope="module")
+def one(root):
+  """What one process makes."""
+  folder = beside(root, "one")
   for name in MADE:
-    mathcritique_child.run(one, name)
-  child = loopback.HERE / "mathcritique_child.py"
-  said = loopback.run(2, 1, two, *MADE, child=child)
+    mathcritique_child.run(folder, name)
+  return folder
+
+
+def test_two_processes_make_what_one_makes(root, one):
+  two = beside(root, "two")
+  said = loopback.run(2, 1, two, *MADE, child=CHILD)
   for name in MADE:
     ours, theirs = contents(two / name), contents(one / name)
     assert ours.keys() == theirs.keys()
@@ -53,3 +67,28 @@ def test_two_processes_make_what_one_makes(root):
   improved = critiquing.sealed(one / "critic1_data")
   assert improved["refined"] > 0
   assert critiquing.sealed(one / "trajectory")["kept"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("process", "moment", "left"),
+  [
+    # Its chunk's solutions are written, its attempts are not.
+    (1, 5, "solutions-00001-of-00002.jsonl"),
+    # Of two joined files there is one, and no manifest.
+    (0, 13, "explored.jsonl"),
+  ],
+)
+def test_one_is_killed_and_both_go_on(root, one, process, moment, left):
+  two = beside(root, f"killed{process}")
+  shutil.copytree(one / "critic_data", two / "critic_data")
+  arguments, environment = loopback.command(
+    2, 1, two, f"critic1_data:{process}:{moment}", child=CHILD
+  )
+  ended = subprocess.run(arguments, env=environment, capture_output=True)
+  assert ended.returncode
+  assert (two / "critic1_data" / left).read_bytes()
+  assert not (two / "critic1_data" / "manifest.json").exists()
+  said = loopback.run(2, 1, two, "critic1_data", child=CHILD)
+  assert "refined" in said.stdout
+  assert contents(two / "critic1_data") == contents(one / "critic1_data")
