@@ -3,10 +3,8 @@
 import pathlib
 import shutil
 import subprocess
-import sys
 
 import loopback
-import mathcritique_child
 import pytest
 
 from refine_jax.stages import critiquing
@@ -15,21 +13,25 @@ CHILD = loopback.HERE / "mathcritique_child.py"
 MADE = ("critic_data", "critic1_data", "talk", "trajectory")
 
 
+BEFORE = ("tokenizer", "bootstrap", "actor0")
+
+
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-  """What the stages read."""
-  sys.path.insert(0, str(mathcritique_child.TOP / "tests/stages"))
-  folder = tmp_path_factory.mktemp("dealt")
-  for name in ("tokenizer", "bootstrap", "actor0"):
-    mathcritique_child.run(folder, name)
+def one(tmp_path_factory):
+  """What one process makes, and all that is read for it; it compiles what the
+  two need."""
+  folder = tmp_path_factory.mktemp("dealt") / "one"
+  folder.mkdir()
+  loopback.run(1, 1, folder, *BEFORE, *MADE, child=CHILD)
   return folder
 
 
-def beside(root, name):
-  made = root / name
+def beside(one, name):
+  """A new folder that reads the same."""
+  made = one.parent / name
   made.mkdir()
-  for folder in ("tokenizer", "bootstrap", "actor0"):
-    (made / folder).symlink_to(root / folder)
+  for folder in BEFORE:
+    (made / folder).symlink_to(one / folder)
   return made
 
 
@@ -42,17 +44,8 @@ def contents(folder: pathlib.Path):
   }
 
 
-@pytest.fixture(scope="module")
-def one(root):
-  """What one process makes."""
-  folder = beside(root, "one")
-  for name in MADE:
-    mathcritique_child.run(folder, name)
-  return folder
-
-
-def test_two_processes_make_what_one_makes(root, one):
-  two = beside(root, "two")
+def test_two_processes_make_what_one_makes(one):
+  two = beside(one, "two")
   said = loopback.run(2, 1, two, *MADE, child=CHILD)
   for name in MADE:
     ours, theirs = contents(two / name), contents(one / name)
@@ -79,8 +72,8 @@ def test_two_processes_make_what_one_makes(root, one):
     (0, 13, "explored.jsonl"),
   ],
 )
-def test_one_is_killed_and_both_go_on(root, one, process, moment, left):
-  two = beside(root, f"killed{process}")
+def test_one_is_killed_and_both_go_on(one, process, moment, left):
+  two = beside(one, f"killed{process}")
   shutil.copytree(one / "critic_data", two / "critic_data")
   arguments, environment = loopback.command(
     2, 1, two, f"critic1_data:{process}:{moment}", child=CHILD
