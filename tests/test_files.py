@@ -50,6 +50,18 @@ def test_a_folder_arrives_with_all_that_is_in_it(folder):
   assert (folder / "hf" / "y").read_bytes() == b"2"
 
 
+def test_what_is_settled_outlives_a_kill(folder):
+  """Another file may say that it is there."""
+  path = folder / "rows.jsonl"
+  killed = records.Appender(Document, path)
+  killed.append(rows(1, 2))
+  killed.settle()
+  with records.Appender(Document, path) as again:
+    assert again.done == {"1", "2"}
+    again.append(rows(3))
+  assert list(records.read(Document, path)) == rows(1, 2, 3)
+
+
 def test_records_and_their_shards(folder):
   path = folder / "a.jsonl"
   assert records.write(path, rows(1, 2)) == 2

@@ -41,6 +41,11 @@ class Appender:
     """Writes and flushes; every record is a whole line or not there."""
     self._kept.write("".join(to_json(r) + "\n" for r in records).encode())
 
+  def settle(self) -> None:
+    """What was appended is there from now on, in a bucket as well: before
+    another file says that it is."""
+    self._kept.settle()
+
   def close(self) -> None:
     self._kept.close()
 
@@ -86,6 +91,9 @@ class _Tail:
     self._file.write(data)
     self._file.flush()
 
+  def settle(self) -> None:
+    self._file.flush()
+
   def close(self) -> None:
     self._file.flush()
     os.fsync(self._file.fileno())
@@ -116,10 +124,10 @@ class _Parts:
     self._size += len(data)
     late = self._clock() - self._since >= SECONDS
     if late or self._size >= BYTES:
-      self._flush()
+      self.settle()
 
   def close(self) -> None:
-    self._flush()
+    self.settle()
     parts = self._parts()
     if not parts and self._path.exists():
       return
@@ -134,7 +142,7 @@ class _Parts:
   def _parts(self) -> list[files.Path]:
     return sorted(self._folder.glob("*.jsonl"), key=os.fspath)
 
-  def _flush(self) -> None:
+  def settle(self) -> None:
     data = b"".join(self._waiting)
     if data:
       parts = self._parts()

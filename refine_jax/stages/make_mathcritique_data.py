@@ -152,6 +152,7 @@ class Maker:
           continue
         found, attempts = self._chunk(problems, start)
         rows.append(r for r in found if r.id not in rows.done)
+        rows.settle()
         # Last: a chunk is done once its attempts are there.
         done.append(a for a in attempts if a.id not in done.done)
     distributed.together("all chunks are made")

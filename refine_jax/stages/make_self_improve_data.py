@@ -107,6 +107,7 @@ class Explorer:
           continue
         attempts, solutions = self._chunk(problems)
         found.append(s for s in solutions if s.id not in found.done)
+        found.settle()
         # Last: a chunk is done once its attempts are there.
         explored.append(a for a in attempts if a.id not in explored.done)
     distributed.together("all chunks are explored")
