@@ -59,6 +59,7 @@ def test_what_is_settled_outlives_a_kill(folder):
   with records.Appender(Document, path) as again:
     assert again.done == {"1", "2"}
     again.append(rows(3))
+  killed.close()
   assert list(records.read(Document, path)) == rows(1, 2, 3)
 
 
