@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 _COLOURS = (
   "#1b6ca8", "#c2410c", "#15803d", "#7e22ce", "#a16207", "#be123c",
 )  # fmt: skip
-_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 640, 360, 60, 40, 170, 50
+_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 640, 368, 60, 48, 170, 50
+_APART = 36  # of two marks under the chart, at least
 
 
 def lines(
@@ -50,9 +51,9 @@ def lines(
     f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}"'
     f' height="{_HEIGHT}" font-family="sans-serif" font-size="12">',
     f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
-    _text(_LEFT, 20, title, weight="bold"),
+    _text(_LEFT, 16, title, weight="bold"),
     _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 10, x),
-    _text(4, _TOP - 8, y),
+    _text(8, _TOP - 14, y),
     *_frame(at, flat, y0, y1),
   ]
   for i, (name, row) in enumerate(points.items()):
@@ -73,7 +74,7 @@ def lines(
 
 
 def _frame(at, flat, y0, y1):
-  """Marks of the axes: five heights, and every x there is (ten at most)."""
+  """Marks of the axes: five heights, and every x that there is room for."""
   for i in range(5):
     value = y0 + (y1 - y0) * i / 4
     _, b = at((flat[0][0], value))
@@ -82,10 +83,13 @@ def _frame(at, flat, y0, y1):
       ' stroke="#ddd"/>'
     )
     yield _text(8, b + 4, f"{value:.1f}")
-  known = sorted({p[0] for p in flat})
-  for value in known[:: max(1, math.ceil(len(known) / 10))]:
+  last = -math.inf
+  for value in sorted({p[0] for p in flat}):
     a, _ = at((value, y0))
-    yield _text(a - 8, _HEIGHT - _BOTTOM + 18, f"{value:g}")
+    if a - last >= _APART:
+      text = f"{float(f'{value:.3g}'):g}"
+      yield _text(a - 3 * len(text), _HEIGHT - _BOTTOM + 18, text)
+      last = a
 
 
 def _text(x, y, text, weight="normal", colour="black") -> str:
