@@ -1,5 +1,6 @@
 """Charts as SVG: what can be read of them."""
 
+import itertools
 import re
 
 from refine_jax.methods import charts
@@ -19,7 +20,7 @@ def test_marks_do_not_run_into_each_other():
   for log_x in (True, False):
     marks = [(int(x), text) for x, text in MARKS.findall(drawn(log_x=log_x))]
     assert len(marks) > 3
-    for (x, text), (after, _) in zip(marks, marks[1:], strict=False):
+    for (x, text), (after, _) in itertools.pairwise(marks):
       assert x + 7 * len(text) <= after + 3
       assert len(text) <= 5
   assert MARKS.findall(drawn(log_x=True))[0][1] == "10.2"
