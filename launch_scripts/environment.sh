@@ -35,4 +35,12 @@ sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
     echo "$want" >"$stamp"
   fi
   export PATH="$venv/bin:$PATH" VIRTUAL_ENV="$venv"
+  # With libtpu (the extras test and plan) JAX looks for a TPU, at length.
+  if [[ -z "${JAX_PLATFORMS:-}" ]] &&
+    compgen -G "$venv/lib/python*/site-packages/libtpu" >/dev/null &&
+    ! compgen -G "/dev/accel*" >/dev/null &&
+    ! compgen -G "/dev/vfio/[0-9]*" >/dev/null &&
+    ! compgen -G "/dev/nvidia[0-9]*" >/dev/null; then
+    export JAX_PLATFORMS=cpu
+  fi
 }
