@@ -266,7 +266,7 @@ def tails(loops: Mapping[str, Sequence[Sequence[Mapping]]]) -> list[str]:
           _cells(bins(now, "share", kind="trained"), "{:.0f}"),
           _cells(bins(now, "distinct", 1), "{:.2f}"),
           _cells(bins(now, "words", 1), "{:.0f}"),
-          f"{mean(narrowing(r, t) for r in runs):.2f}",
+          _narrowed(runs, t),
           f"{mean(m['trained']['all_gini'] for m in now):.2f}",
         ]
       )
@@ -275,6 +275,13 @@ def tails(loops: Mapping[str, Sequence[Sequence[Mapping]]]) -> list[str]:
 
 def _cells(values, form: str) -> str:
   return " / ".join(form.format(v) for v in values)
+
+
+def _narrowed(runs, t: int) -> str:
+  """Of the runs whose first iteration had rows of the hardest bin."""
+  found = [narrowing(run, t) for run in runs]
+  found = [value for value in found if not np.isnan(value)]
+  return f"{mean(found):.2f}" if found else ""
 
 
 def narrowing(manifests, t: int) -> float:
