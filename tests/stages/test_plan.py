@@ -172,17 +172,18 @@ def test_a_mesh_that_does_not_divide_is_told_in_one_line():
   assert "\n" not in str(error.value)
 
 
-def test_a_stage_that_was_not_asked_for_is_named():
+def test_a_stage_that_was_not_asked_for_is_named(tmp_path):
   name = f"{TOP}/configs/rationalyst/hint_chains.py"
   config = config_of(name)
-  report = plan.main(config, HERE)
+  here = tmp_path / "run"  # with no runs beside it
+  report = plan.main(config, here)
   assert report.stage == "train_rationalyst"
   assert report.programs[0].name == "train step"
   assert "Planned train_rationalyst" in report.table()
   assert "plans train_generator, embed" in report.table()
   assert re.search(r"cannot be planned: .*run_stepwise", report.table())
   with pytest.raises(plan_job.BadPlan, match="'run_stepwise' cannot be plan"):
-    plan.main(config, HERE, stage="run_stepwise")
+    plan.main(config, here, stage="run_stepwise")
 
 
 def test_an_unknown_stage_and_an_unknown_model_are_named():

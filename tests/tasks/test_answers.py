@@ -249,10 +249,11 @@ def test_a_lenient_reader_prefers_numbers_to_remarks(kind):
 
 @pytest.mark.parametrize("unit", ["the answer is ", r"\boxed{", "answer: $"])
 def test_long_completions_are_quick(unit):
-  start = time.monotonic()
+  # A tenth of a second; work that grows with the square would be minutes.
+  start = time.process_time()
   for mode in answers.MODES:
     answers.said(unit * 50_000, FORMULA, mode)
-  assert time.monotonic() - start < 1.0
+  assert time.process_time() - start < 10
 
 
 @pytest.mark.parametrize(

@@ -334,10 +334,11 @@ def test_remarks_hide_reft_s_answers_as_ever():
   text = "The answer is 14. This answer is reasonable."
   assert base.load("gsm8k", form="text").answer(text) is None
   hostile = "the answer is x " * 100_000
-  start = time.monotonic()
+  # A tenth of a second; work that grows with the square would be minutes.
+  start = time.process_time()
   task = base.load("gsm8k", form="text", ending="sentence")
   assert task.answer(hostile) is None
-  assert time.monotonic() - start < 1.0
+  assert time.process_time() - start < 10
 
 
 def test_prompts_and_endings_that_mathcritique_asks_for():
