@@ -176,14 +176,14 @@ def test_a_stage_that_was_not_asked_for_is_named(tmp_path):
   name = f"{TOP}/configs/rationalyst/hint_chains.py"
   config = config_of(name)
   here = tmp_path / "run"  # with no runs beside it
-  report = plan.main(config, here)
+  report = plan.main(config, HERE, workdir=here)
   assert report.stage == "train_rationalyst"
   assert report.programs[0].name == "train step"
   assert "Planned train_rationalyst" in report.table()
   assert "plans train_generator, embed" in report.table()
   assert re.search(r"cannot be planned: .*run_stepwise", report.table())
   with pytest.raises(plan_job.BadPlan, match="'run_stepwise' cannot be plan"):
-    plan.main(config, here, stage="run_stepwise")
+    plan.main(config, HERE, stage="run_stepwise", workdir=here)
 
 
 def test_an_unknown_stage_and_an_unknown_model_are_named():
