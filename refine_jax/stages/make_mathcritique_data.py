@@ -7,7 +7,6 @@ Can be killed at any moment and started again. Several processes share the
 chunks; the first puts their rows together.
 """
 
-import collections
 import dataclasses
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -20,11 +19,11 @@ from refine_jax import records
 from refine_jax.methods import (
   annotation,
   critique_filter,
+  critique_rows,
   flawed,
   monte_carlo,
   published,
 )
-from refine_jax.methods import steps as stepping
 from refine_jax.stages import build, critiquing, dealt, distributed, launch
 from refine_jax.stages.reading import BadConfig
 
@@ -70,25 +69,29 @@ def _assemble(maker: "Maker") -> str:
   """Puts together what all processes have made."""
   config, workdir = maker.config, maker.workdir
   rows = maker.published() if maker.settings.published else maker.made()
-  kept = _with_positives(
-    [r for r in rows if r.kept], maker.settings.positives, config.seed
+  settings, task, template = maker.settings, maker.task, maker.template
+  kept = critique_rows.with_positives(
+    [r for r in rows if r.kept], settings.positives, config.seed
   )
-  critiques = [_critique(row) for row in kept]
+  critiques = map(critique_rows.critique, kept)
   records.write(workdir / "critiques.jsonl", critiques)
+  problems = [] if settings.published else maker.problems()
   revisions = [
-    *maker.revisions(kept),
-    *monte_carlo.misfits(kept, maker.template, maker.settings.misfits),
+    *critique_rows.revisions(kept, task, template, problems),
+    *monte_carlo.misfits(kept, template, settings.misfits),
   ]
-  reasons = maker.reasoning()
+  reasons = critique_rows.reasoning(
+    task, template, problems, settings.golds, settings.gold_steps
+  )
   records.write(workdir / "reason_examples.jsonl", reasons)
   records.write(workdir / "revision_examples.jsonl", revisions)
   records.write(workdir / "examples.jsonl", [*reasons, *revisions])
   manifest = critiquing.seal(
     workdir,
     {
-      **_counts(rows, kept),
+      **critique_rows.counts(rows, kept),
       **maker.figures,
-      **maker.located(rows),
+      **critique_rows.located(rows, task, problems),
       **critiquing.spent(maker.settings, workdir),
     },
     OUTPUTS,
@@ -115,6 +118,8 @@ class Maker:
     self.rule = critique_filter.MonteCarlo(
       max(1, s.mc), s.min_correct, s.tau, s.delta
     )
+    if not 0 <= s.positives < 1:
+      raise BadConfig(f"positives must lie in [0, 1), got {s.positives}")
     self.figures: dict[str, Any] = {}
     self._problems: list[records.Problem] | None = None
 
@@ -349,114 +354,6 @@ class Maker:
       "another problem's": 100 * float(np.mean(kept)),
       "rows": len(wrong),
     }
-
-  def located(self, rows) -> dict[str, Any]:
-    """How many errors are where, and of the kind, that rows say, in percent.
-
-    Only a task that judges steps knows. Of RG2, what rollouts have confirmed.
-    """
-    known = [
-      r for r in rows if r.err_step is not None and r.drop != "rg2-unconfirmed"
-    ]
-    if not known or not hasattr(self.task, "judge"):
-      return {}
-    by_id = monte_carlo.by_id(self.problems())
-    found: dict[str, list[bool]] = collections.defaultdict(list)
-    for row in known:
-      true = self.task.judge(by_id[row.problem], row.response)
-      found[row.origin].append(true.first == row.err_step)
-      if row.err_type:
-        found["kind"].append(true.kind == row.err_type)
-    return {
-      "located_percent": {
-        name: 100 * float(np.mean(hits)) for name, hits in sorted(found.items())
-      }
-    }
-
-  def revisions(self, kept) -> list[records.Example]:
-    """(x, y, c) -> y, mended as c says."""
-    by_id = {}
-    if hasattr(self.task, "mend") and not self.settings.published:
-      by_id = monte_carlo.by_id(self.problems())
-    return [
-      records.Example(
-        f"{row.id}/revision",
-        self.template.revision(row.question, row.response, row.critique),
-        (target,),
-      )
-      for row in kept
-      if (target := self._mended(row, by_id.get(row.problem)))
-    ]
-
-  def _mended(
-    self, row: records.Annotated, problem: records.Problem | None
-  ) -> str:
-    """What is right already; a refinement that was verified; the task's own
-    mending, which follows the critique; or the gold."""
-    if row.right:
-      return row.response
-    if row.refined:
-      return row.refined[0]
-    mended = problem and self.task.mend(problem, row.response)
-    return mended or row.gold
-
-  def reasoning(self) -> list[records.Example]:
-    """Gold solutions: of the first `golds` problems, and of those none that
-    is longer than `gold_steps`."""
-    if self.settings.published or self.settings.golds < 0:
-      return []
-    most = self.settings.gold_steps
-    return [
-      records.Example(
-        f"{p.id}/gold",
-        self.template.first(self.task.prompt(p)),
-        (self.task.target(p),),
-      )
-      for p in self.problems()[: self.settings.golds or None]
-      if not most or len(stepping.of(self.task, self.task.target(p))) <= most
-    ]
-
-
-def _critique(row: records.Annotated) -> records.Critique:
-  return records.Critique(
-    id=row.id,
-    problem=row.problem,
-    question=row.question,
-    hypothesis=row.response,
-    feedback=row.critique,
-    gold=row.gold,
-    errors=() if row.right else (row.err_type or "unknown",),
-    positions=() if row.err_step is None else (f"#{row.err_step}",),
-    origin=row.origin,
-  )
-
-
-def _with_positives(rows, share: float, seed: int):
-  """Right and wrong rows at this share; the larger side loses rows."""
-  right = [r for r in rows if r.right]
-  wrong = [r for r in rows if not r.right]
-  if not 0 <= share < 1:
-    raise BadConfig(f"positives must lie in [0, 1), got {share}")
-  if not right or not wrong or not share:
-    return wrong or right
-  total = min(len(right) / share, len(wrong) / (1 - share))
-  rng = np.random.default_rng(seed)
-  ids = set()
-  for group, part in ((right, share), (wrong, 1 - share)):
-    order = rng.permutation(len(group))[: round(total * part)]
-    ids |= {group[i].id for i in order}
-  return [r for r in rows if r.id in ids]
-
-
-def _counts(rows, kept) -> dict[str, Any]:
-  drops = collections.Counter(f"{r.origin}/{r.drop}" for r in rows if r.drop)
-  return {
-    "rows": len(rows),
-    "made": dict(sorted(collections.Counter(r.origin for r in rows).items())),
-    "dropped": dict(sorted(drops.items())),
-    "cut for the share of positives": sum(r.kept for r in rows) - len(kept),
-    "used": dict(sorted(collections.Counter(r.origin for r in kept).items())),
-  }
 
 
 if __name__ == "__main__":

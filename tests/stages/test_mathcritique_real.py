@@ -163,7 +163,11 @@ def test_an_endpoint_plants_and_goes_on_before_there_is_an_actor(
     task, problems, "", refusing=refused.question
   ) as server:
     settings.endpoint.update(
-      url=server.url, key_env="TEST_KEY", backoff=0.001, per_minute=1e6
+      url=server.url,
+      key_env="TEST_KEY",
+      backoff=0.001,
+      per_minute=1e6,
+      retries=20,
     )
     make_mathcritique_data.main(config, tmp_path)
     asked = len(server.asked)

@@ -182,7 +182,11 @@ def test_an_endpoint_annotates_through_the_stage(tmp_path, monkeypatch):
   leaking = problems[2].id
   with annotating_server.serving(task, problems, leaking) as server:
     settings.endpoint.update(
-      url=server.url, key_env="TEST_KEY", backoff=0.001, per_minute=1e6
+      url=server.url,
+      key_env="TEST_KEY",
+      backoff=0.001,
+      per_minute=1e6,
+      retries=20,
     )
     (tmp_path / "data").mkdir()
     make_mathcritique_data.main(config, tmp_path / "data")
