@@ -125,7 +125,7 @@ def asking(config):
   settings = config.make_mathcritique_data
   settings.update(annotator="endpoint", grammar="published")
   settings.endpoint.update(
-    key_env="", backoff=0.001, retries=20, per_minute=1e6, retries=20, workers=4,
+    key_env="", backoff=0.001, retries=20, per_minute=1e6, workers=4,
     budget=8.0, price_out=1.0,
   )  # fmt: skip
   task = build.task(config.task)
