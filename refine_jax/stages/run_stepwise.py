@@ -20,7 +20,7 @@ from refine_jax.methods.layout import Layout, fingerprint
 from refine_jax.methods.voices import Agent, Scorer, Writer
 from refine_jax.records import Sample, Trajectory
 from refine_jax.sampling.settings import Request
-from refine_jax.stages import build, launch, roles
+from refine_jax.stages import build, distributed, launch, roles
 from refine_jax.stages.reading import BadConfig
 
 SECTIONS = ("seed", "task", "mesh", "engine", "layouts", "run_stepwise")
@@ -335,4 +335,4 @@ def _add(total: dict[str, int], more: dict[str, int]) -> None:
 
 
 if __name__ == "__main__":
-  launch.run(main, SECTIONS)
+  launch.run(distributed.alone(main, lambda config: True), SECTIONS)
