@@ -20,6 +20,9 @@ os.environ["XLA_FLAGS"] = " ".join(
     "--xla_cpu_use_fusion_emitters=false" if _JAXLIB < (0, 11) else "",
   ]
 )
+# Plans read what the compiler writes, and of a program that comes out of
+# somebody's cache it writes nothing.
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads spin
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
