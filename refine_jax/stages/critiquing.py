@@ -25,11 +25,9 @@ from refine_jax.methods.refine import Proposer, Template
 from refine_jax.sampling import annotator, endpoint
 from refine_jax.sampling.engine import Engine
 from refine_jax.sampling.settings import Sampling
-from refine_jax.stages import build, dealt, supervised
+from refine_jax.stages import build, replies, supervised
 from refine_jax.stages.reading import BadConfig
 from refine_jax.tasks.base import Task
-
-REPLIES = "replies.jsonl"  # of an endpoint
 
 
 def grammar(name: str) -> Grammar:
@@ -160,49 +158,13 @@ def annotators(
     return None
   if settings.annotator == "endpoint":
     if shop.endpoint is None:  # it reads all its replies when it is made
-      shop.endpoint = _endpoint(settings, workdir)
+      shop.endpoint = replies.asked(settings, workdir)
     return shop.endpoint
   if settings.annotator == "local":
     return _local(settings.annotator_model, shop)
   raise BadConfig(
     f"annotator is oracle, local or endpoint, not {settings.annotator!r}"
   )
-
-
-def _endpoint(settings: ConfigDict, workdir: pathlib.Path) -> endpoint.Endpoint:
-  """Of one process: its share of what may be asked and spent, and a file of
-  its own beside the replies that earlier runs have paid for."""
-  asked = endpoint.Settings(**settings.endpoint.to_dict())
-  path, count = workdir / REPLIES, jax.process_count()
-  if count == 1:
-    return endpoint.Endpoint(asked, path)
-  spent = endpoint.figures(asked, path)["cost"]
-  asked = dataclasses.replace(
-    asked,
-    per_minute=asked.per_minute / count,
-    workers=max(1, asked.workers // count),
-    budget=asked.budget and spent + (asked.budget - spent) / count,
-  )
-  return endpoint.Endpoint(asked, dealt.own(path), before=path)
-
-
-def gather_replies(settings: ConfigDict, workdir: pathlib.Path) -> None:
-  """One file of all processes' replies, before they begin or once they are
-  done; the first process makes it."""
-  if settings.annotator == "endpoint" and jax.process_index() == 0:
-    dealt.gather(endpoint.Reply, workdir / REPLIES)
-
-
-def spent(settings: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
-  """For a manifest: what an endpoint's replies came to, if one was asked.
-
-  Counted from the file, so that a run that goes on says the same.
-  """
-  path = workdir / REPLIES
-  if settings.annotator != "endpoint" or not path.exists():
-    return {}
-  asked = endpoint.Settings(**settings.endpoint.to_dict())
-  return {"endpoint": endpoint.figures(asked, path)}
 
 
 def _local(path: str, shop: Workshop) -> annotation.Annotator:

@@ -1,4 +1,5 @@
-"""Chunks of problems dealt out to the processes, and their files joined.
+"""Chunks of problems, documents or the like dealt out to the processes, and
+their files joined.
 
 What a chunk comes to may follow from where it begins, so whole chunks are
 dealt, round robin. Every process appends to shards of its own; joined, they
@@ -11,34 +12,35 @@ import json
 import operator
 import re
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import jax
 
 from refine_jax import files, records
 from refine_jax.stages.reading import BadConfig
 
-# Number of the first problem, and the problems.
-Chunk = tuple[int, Sequence[records.Problem]]
+# Number of the first item, and the items.
+Chunk = tuple[int, Sequence[Any]]
 
 
 class Chunks:
   """Those of this process, when walked over.
 
   Args:
-    problems: all processes' problems.
+    items: all processes' problems, or whatever else has an id.
     size: of a chunk.
+    name: of the size, in the config.
 
   Raises:
-    BadConfig: a chunk of no problems.
+    BadConfig: a chunk of nothing.
   """
 
-  def __init__(self, problems: Sequence[records.Problem], size: int):
+  def __init__(self, items: Sequence[Any], size: int, name: str = "chunk"):
     if size < 1:
-      raise BadConfig(f"chunk must be positive, got {size}")
+      raise BadConfig(f"{name} must be positive, got {size}")
     self._all = [
-      (start, problems[start : start + size])
-      for start in range(0, len(problems), size)
+      (start, items[start : start + size])
+      for start in range(0, len(items), size)
     ]
 
   def __iter__(self) -> Iterator[Chunk]:
@@ -48,12 +50,12 @@ class Chunks:
     """Makes one file of the shards of each; for the first process, once all
     are done. Shards stay, for a run that is killed before it has ended.
 
-    A row says its problem, or has its problem's id.
+    A row names its problem, or has the id of the item that it is made of.
     """
     count = jax.process_count()
     if count == 1:
       return
-    chunk_of = {p.id: start for start, part in self._all for p in part}
+    chunk_of = {x.id: start for start, part in self._all for x in part}
     for path in paths:
       with contextlib.ExitStack() as stack, files.whole(path) as made:
         shards = [

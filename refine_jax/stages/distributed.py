@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from refine_jax import records
+from refine_jax import files, records
 from refine_jax.stages.reading import BadConfig
 
 # What launch_scripts/local_multiprocess.sh sets; on Cloud TPU, on GKE's TPUs
@@ -157,6 +157,19 @@ def spoken(value: Any) -> Any:
   if jax.process_count() == 1:
     return value
   return gathered(value if jax.process_index() == 0 else None)[0]
+
+
+def found(path: files.Path) -> Any:
+  """The JSON in a file as the first process sees it, None if there is none:
+  whether a stage is complete decides what runs next."""
+  text = path.read_text(encoding="utf-8") if path.exists() else "null"
+  return spoken(json.loads(text))
+
+
+def tell(line: str) -> None:
+  """Prints what all processes would say."""
+  if jax.process_index() == 0:
+    print(line, flush=True)
 
 
 def fetched(array: jax.Array) -> np.ndarray:

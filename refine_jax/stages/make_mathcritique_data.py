@@ -24,7 +24,14 @@ from refine_jax.methods import (
   monte_carlo,
   published,
 )
-from refine_jax.stages import build, critiquing, dealt, distributed, launch
+from refine_jax.stages import (
+  build,
+  critiquing,
+  dealt,
+  distributed,
+  launch,
+  replies,
+)
 from refine_jax.stages.reading import BadConfig
 
 SECTIONS = (
@@ -92,7 +99,7 @@ def _assemble(maker: "Maker") -> str:
       **critique_rows.counts(rows, kept),
       **maker.figures,
       **critique_rows.located(rows, task, problems),
-      **critiquing.spent(maker.settings, workdir),
+      **replies.spent(maker.settings, workdir),
     },
     OUTPUTS,
   )
@@ -143,7 +150,7 @@ class Maker:
 
   def make(self) -> None:
     """This process's chunks; what is on disk is not made again."""
-    critiquing.gather_replies(self.settings, self.workdir)
+    replies.gather(self.settings, self.workdir)
     distributed.together("earlier replies are in one file")
     path, done_path = (
       dealt.own(self.workdir / name) for name in (ROWS, ATTEMPTS)
@@ -165,7 +172,7 @@ class Maker:
   def made(self) -> list[records.Annotated]:
     """All rows, in order; for the first process."""
     self.chunks().join(self.workdir / ROWS, self.workdir / ATTEMPTS)
-    critiquing.gather_replies(self.settings, self.workdir)
+    replies.gather(self.settings, self.workdir)
     found = list(records.read(records.Annotated, self.workdir / ROWS))
     if self.settings.study_shuffled and self.settings.mc:
       self._study(found)

@@ -19,6 +19,7 @@ from refine_jax.stages import (
   make_critic_data,
   make_mathcritique_data,
   make_rationales,
+  replies,
   run_refine,
   supervised,
 )
@@ -185,13 +186,11 @@ def test_an_endpoint_plants_and_goes_on_before_there_is_an_actor(
     assert row.steps[row.err_step].startswith("So it is ")
     if row.kept:
       assert PUBLISHED.parse(row.critique).first_error == row.err_step
-  spent = critiquing.spent(settings, tmp_path)["endpoint"]
+  spent = replies.spent(settings, tmp_path)["endpoint"]
   # 24 steps, 24 ends, 24 critiques of these, and 12 of what is right.
   assert (spent["replies"], spent["refused"]) == (84, 3)
   assert asked > 84 and spent["tokens"] == 20 * 81
-  assert (
-    critiquing.spent(config_of().make_mathcritique_data, tmp_path / "x") == {}
-  )
+  assert replies.spent(config_of().make_mathcritique_data, tmp_path / "x") == {}
 
 
 # Several processes.
