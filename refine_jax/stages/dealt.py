@@ -11,7 +11,7 @@ import heapq
 import json
 import operator
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any, BinaryIO
 
 import jax
@@ -31,6 +31,9 @@ class Chunks:
     size: of a chunk.
     name: of the size, in the config.
 
+  Attributes:
+    total: how many items there are, whoever has them.
+
   Raises:
     BadConfig: a chunk of nothing.
   """
@@ -38,6 +41,7 @@ class Chunks:
   def __init__(self, items: Sequence[Any], size: int, name: str = "chunk"):
     if size < 1:
       raise BadConfig(f"{name} must be positive, got {size}")
+    self.total = len(items)
     self._all = [
       (start, items[start : start + size])
       for start in range(0, len(items), size)
@@ -45,6 +49,10 @@ class Chunks:
 
   def __iter__(self) -> Iterator[Chunk]:
     return iter(self._all[jax.process_index() :: jax.process_count()])
+
+  def left(self, done: Container[str]) -> list[Chunk]:
+    """Those of this process of which an item's id is not among `done`."""
+    return [c for c in self if not all(x.id in done for x in c[1])]
 
   def join(self, *paths: files.Path) -> None:
     """Makes one file of the shards of each; for the first process, once all

@@ -159,9 +159,7 @@ class Maker:
       records.Appender(records.Annotated, path) as rows,
       records.Appender(records.Attempts, done_path) as done,
     ):
-      for start, problems in self.chunks():
-        if all(p.id in done.done for p in problems):
-          continue
+      for start, problems in self.chunks().left(done.done):
         found, attempts = self._chunk(problems, start)
         rows.append(r for r in found if r.id not in rows.done)
         rows.settle()

@@ -102,9 +102,7 @@ class Explorer:
       records.Appender(Solution, solved) as found,
       records.Appender(records.Attempts, path) as explored,
     ):
-      for _, problems in self.chunks:
-        if all(p.id in explored.done for p in problems):
-          continue
+      for _, problems in self.chunks.left(explored.done):
         attempts, solutions = self._chunk(problems)
         found.append(s for s in solutions if s.id not in found.done)
         found.settle()

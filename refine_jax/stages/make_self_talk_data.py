@@ -110,9 +110,7 @@ class Talker:
   def talk(self) -> None:
     path = dealt.own(self.workdir / TALKS)
     with records.Appender(Talk, path) as appender:
-      for _, problems in self.chunks:
-        if all(p.id in appender.done for p in problems):
-          continue
+      for _, problems in self.chunks.left(appender.done):
         make = getattr(self, f"_{self.settings.form}")
         appender.append(t for t in make(problems) if t.id not in appender.done)
     distributed.together("all chunks are talked through")
