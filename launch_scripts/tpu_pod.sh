@@ -298,59 +298,6 @@ environment() {
   done
 }
 
-# What runs on a worker, in its home. The stage has a session of its own, so
-# that it outlives the connection; pod.code is how it ended.
-worker() {
-  cat <<'END'
-cd "$HOME" || exit
-pid=$(cat pod.pid 2>/dev/null)
-running() {
-  [[ $pid ]] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null |
-    grep -q 'pod.sh run'
-}
-stop() {
-  local i
-  for ((i = 0; i < 300; i++)); do
-    running || return 0
-    ((i)) || kill -TERM -- "-$pid"
-    sleep 1
-  done
-  kill -KILL -- "-$pid"
-}
-case $1 in
-  start) # TOKEN COMMAND; a repeated order is none
-    if running && [[ $(cat pod.token) == "$2" ]]; then exit; fi
-    stop
-    mv -f pod.log pod.log.before 2>/dev/null
-    rm -f pod.code
-    echo "$2" >pod.token
-    echo "$3" >pod.command
-    nohup setsid bash pod.sh run "$3" >pod.log 2>&1 </dev/null &
-    echo $! >pod.pid
-    ;;
-  run)
-    trap : TERM # the stage's; this waits for its code
-    set -a
-    . ./pod.env
-    set +a
-    cd refine_jax || exit
-    eval "../venv/bin/python -m $2 --distributed"
-    echo $? >../pod.code
-    ;;
-  follow) # LINE: the log from there on, until the stage ends
-    if running; then tail -s 0.3 -n "$2" -F --pid="$pid" pod.log 2>/dev/null
-    else tail -n "$2" pod.log; fi
-    ;;
-  ask)
-    if running; then echo "pod: running $(cat pod.command)"
-    elif [[ -s pod.code ]]; then echo "pod: ended $(cat pod.code)"
-    else echo "pod: gone"; fi
-    ;;
-  stop) stop ;;
-esac
-END
-}
-
 # Images of TPU VMs have an older Python than this needs; uv brings one.
 install() {
   local archive=$folder/pod.tar
@@ -358,7 +305,7 @@ install() {
     archive=pod.tar
     environment '(not shown)' | sed 's/^/# pod.env: /'
   else
-    worker >"$folder/pod.sh"
+    cp "$here/tpu_worker.sh" "$folder/pod.sh"
     (umask 077 && environment >"$folder/pod.env")
   fi
   run git -C "$top" archive --prefix=refine_jax/ --output="$archive" HEAD ||
