@@ -122,7 +122,7 @@ def refiner(
         split=test_split,
         critic_engine=critic_engine.copy_and_resolve_references(),
       ),
-      "export_hf": {"checkpoint": "../refiner", "dtype": "float32"},
+      "export_hf": blocks.export_hf("../refiner"),
       "make_report": {
         "title": title,
         "subtitle": subtitle,
@@ -159,13 +159,15 @@ def make_critic_data(
   samples: int = 1,
   positives: float = -1.0,
   balance: bool = True,
+  chunk: int = 256,
   options: dict | None = None,
 ) -> ConfigDict:
   """Perturbed golds, and a generator's own errors if one is named.
 
   `perturb_rows` limits the problems that are perturbed; `positives` is the
-  share of right hypotheses, -1 keeps what there is; `options` are the task's
-  where this stage wants others.
+  share of right hypotheses, -1 keeps what there is; `chunk` problems are
+  sampled together and then on disk; `options` are the task's where this stage
+  wants others.
   """
   return ConfigDict({**locals(), "options": options or {}})
 

@@ -43,7 +43,7 @@ def sampled(
       right = feedback == task.no_hint
       rows.append(
         Critique(
-          id=f"{problem.id}/{name}/{sample.id.rpartition('/')[2]}",
+          id=sampled_id(problem, name, sample.id.rpartition("/")[2]),
           problem=problem.id,
           question=task.prompt(problem),
           hypothesis=sample.text,
@@ -54,6 +54,16 @@ def sampled(
         )
       )
   return rows
+
+
+def sampled_id(problem: Problem, name: str, index: int | str) -> str:
+  """Of a row that `sampled` makes."""
+  return f"{problem.id}/{name}/{index}"
+
+
+def round_of(row: Critique) -> str:
+  """The `name` of the round that a sampled row is of."""
+  return row.id.split("/")[-2]
 
 
 def select(

@@ -26,7 +26,7 @@ from refine_jax.sampling.engine import Engine
 from refine_jax.sampling.session import Session
 from refine_jax.sampling.settings import Request, Sampling
 from refine_jax.sampling.statistics import Statistics
-from refine_jax.stages import adapters
+from refine_jax.stages import adapters, distributed
 from refine_jax.stages.reading import BadConfig, reading
 from refine_jax.tasks import base as tasks
 from refine_jax.tasks import programs, reft_rows
@@ -86,7 +86,7 @@ def problems(
     source, task.problem, on_bad_row=config.on_bad_row
   )
   if report.skipped:
-    print(f"data: {report}", flush=True)
+    distributed.tell(f"data: {report}")
   start, stop = rows
   return found[start:stop]
 
@@ -165,10 +165,8 @@ def fresh_model(
   """The model of a `model` section: a checkpoint, pretrained, or random."""
   if config.init_from:
     if config.path:
-      print(
-        f"model: from init_from={config.init_from}, not from"
-        f" path={config.path}",
-        flush=True,
+      distributed.tell(
+        f"model: from init_from={config.init_from}, not from path={config.path}"
       )
     return load_model(resolve(config.init_from, workdir), mesh)
   text = tokenizer(tokenizer_config, workdir, markers)
@@ -300,7 +298,7 @@ def encoded(
     on_long=config.on_long,
   )
   if report.dropped or report.cut:
-    print(f"data: {report}", flush=True)
+    distributed.tell(f"data: {report}")
   return made
 
 
@@ -394,8 +392,7 @@ def engine(
 
 def progress(statistics: Statistics) -> None:
   """Requests done, tokens/s, slot use, as a line of the first process."""
-  if jax.process_index() == 0:
-    print(f"sampling: {statistics}", flush=True)
+  distributed.tell(f"sampling: {statistics}")
 
 
 def proposer(engine: Engine, params: Params, sampling: Sampling):

@@ -3,7 +3,8 @@
 Reads documents.jsonl of make_documents; writes annotations.jsonl (whatever
 the annotator said, with its fault), rationales.jsonl and report.json. The
 annotator is a model of ours, an OpenAI-compatible endpoint, or a task that
-plants rationales.
+plants rationales. Several processes share the documents; the first puts
+together what they were told.
 """
 
 import collections
@@ -19,11 +20,12 @@ from refine_jax import files, records
 from refine_jax.methods import rationales
 from refine_jax.records import Document
 from refine_jax.sampling import annotator as annotators
-from refine_jax.sampling import endpoint
 from refine_jax.sampling.settings import Request, id_hash
-from refine_jax.stages import build, distributed, launch, roles
+from refine_jax.stages import build, dealt, distributed, launch, replies, roles
 
 SECTIONS = ("seed", "task", "mesh", "make_rationales")
+ANNOTATIONS = "annotations.jsonl"
+REPORT = "report.json"  # the mark of a complete stage
 
 # Documents -> what is written for each.
 Annotate = Callable[[Sequence[Document]], list[str]]
@@ -32,37 +34,61 @@ Annotate = Callable[[Sequence[Document]], list[str]]
 def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   """Makes one set of rationales.
 
-  1. Read the documents; the ones annotated already are skipped.
+  1. Read the documents; whole blocks of them are dealt to the processes.
   2. Ask the annotator block by block; judge what it says; write it down.
   3. Write the rationales of the faithful ones, and what was counted.
   """
+  if found := distributed.found(workdir / REPORT):
+    return f"{workdir} is complete: {_line(found)}"
   settings = config.make_rationales
-  report = workdir / "report.json"
-  if report.exists():
-    return f"{workdir} is complete: {_line(json.loads(report.read_text()))}"
-  markers = rationales.Markers(settings.open, settings.close)
   path = build.resolve(settings.documents, workdir)
   documents = list(records.read(Document, path))[: settings.rows or None]
-  at = workdir / "annotations.jsonl"
-  with records.Appender(rationales.Annotation, at) as appender:
-    left = [d for d in documents if d.id not in appender.done]
+  blocks = dealt.Chunks(documents, settings.block, "block")
+  _annotate(blocks, config, workdir)
+  return distributed.by_first(lambda: _assemble(blocks, config, workdir))
+
+
+def _annotate(
+  blocks: dealt.Chunks, config: ConfigDict, workdir: pathlib.Path
+) -> None:
+  """This process's blocks; what is on disk is not asked for again."""
+  settings = config.make_rationales
+  markers = _markers(settings)
+  replies.gather(settings, workdir)
+  distributed.together("earlier replies are in one file")
+  path = dealt.own(workdir / ANNOTATIONS)
+  with records.Appender(rationales.Annotation, path) as appender:
+    left = blocks.left(appender.done)
     annotate = _annotator(config, workdir, markers) if left else None
-    for start in range(0, len(left), settings.block):
-      block = left[start : start + settings.block]
+    for start, block in left:
       outputs = annotate(block)
       appender.append(
         rationales.judge(d, text, markers, settings.gate)[0]
         for d, text in zip(block, outputs, strict=True)
+        if d.id not in appender.done
       )
-      print(f"{start + len(block)} of {len(left)} documents", flush=True)
-  found, counts = _rationales(at, markers, settings.gate)
-  if settings.annotator == "endpoint":
-    asked = endpoint.Settings(**settings.endpoint.to_dict())
-    counts["endpoint"] = endpoint.figures(asked, workdir / "replies.jsonl")
+      distributed.tell(f"{start + len(block)} of {blocks.total} documents")
+  distributed.together("all blocks are annotated")
+
+
+def _assemble(
+  blocks: dealt.Chunks, config: ConfigDict, workdir: pathlib.Path
+) -> str:
+  """Puts together what all processes were told."""
+  settings, path = config.make_rationales, workdir / ANNOTATIONS
+  blocks.join(path)
+  replies.gather(settings, workdir)
+  found, counts = _rationales(path, _markers(settings), settings.gate)
+  counts |= replies.spent(settings, workdir)
   records.write(workdir / "rationales.jsonl", found)
   _labels(config, workdir, found)
-  files.write(report, json.dumps(counts, indent=2) + "\n")
+  files.write(workdir / REPORT, json.dumps(counts, indent=2) + "\n")
+  dealt.remove(path)
   return f"Wrote {workdir}/rationales.jsonl: {_line(counts)}"
+
+
+def _markers(settings: ConfigDict) -> rationales.Markers:
+  return rationales.Markers(settings.open, settings.close)
 
 
 def _line(counts: dict) -> str:
@@ -124,10 +150,7 @@ def _annotator(config, workdir, markers) -> Annotate:
     return plant
   instruction = rationales.Instruction(**settings.instruction.to_dict())
   if settings.annotator == "endpoint":
-    asked = endpoint.Endpoint(
-      endpoint.Settings(**settings.endpoint.to_dict()),
-      workdir / "replies.jsonl",
-    )
+    asked = replies.asked(settings, workdir)
   else:
     model = roles.model(settings.annotator, config, workdir)
     trunks = roles.trunks(model, settings.trunks)
@@ -146,9 +169,5 @@ def _annotator(config, workdir, markers) -> Annotate:
   return annotate
 
 
-def _models(config: ConfigDict) -> bool:
-  return config.make_rationales.annotator not in ("task", "endpoint")
-
-
 if __name__ == "__main__":
-  launch.run(distributed.alone(main, _models), SECTIONS)
+  launch.run(main, SECTIONS)

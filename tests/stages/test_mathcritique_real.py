@@ -5,7 +5,6 @@ import json
 import pathlib
 
 import annotating_server
-import jax
 import optax
 import pytest
 
@@ -16,9 +15,7 @@ from refine_jax.stages import (
   critiquing,
   distributed,
   launch,
-  make_critic_data,
   make_mathcritique_data,
-  make_rationales,
   replies,
   run_refine,
   supervised,
@@ -194,34 +191,6 @@ def test_an_endpoint_plants_and_goes_on_before_there_is_an_actor(
 
 
 # Several processes.
-
-
-def test_several_processes_write_no_file_together(tmp_path, monkeypatch):
-  monkeypatch.setattr(jax, "process_count", lambda: 2)
-  monkeypatch.setattr(distributed, "together", lambda what: None)
-  asked = []
-
-  def main(config, workdir):
-    asked.append(workdir)
-    return "done"
-
-  for stage, file, field, model, other in (
-    (make_critic_data, "refiner/snlr", "generator", "../x", ""),
-    (make_rationales, "rationalyst/llama3", "annotator", "../x", "endpoint"),
-  ):
-    config = launch.load_config(f"{TOP}/configs/{file}.py:smoke")
-    section = config[stage.__name__.rpartition(".")[2]]
-    first = distributed.alone(main, stage._models)
-    section[field] = model
-    with pytest.raises(BadConfig, match="not from 2: start it on one host"):
-      first(config, tmp_path)
-    assert not asked
-    section[field] = other
-    for process, said in ((1, ""), (0, "done")):
-      monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-      assert first(config, tmp_path) == said
-    assert asked == [tmp_path]
-    asked.clear()
 
 
 def test_one_process_may_sample(tmp_path):
