@@ -1,14 +1,16 @@
 """Keeps the rationales that make what follows them more likely.
 
 Reads rationales.jsonl (of make_rationales, or the three-field rows that were
-released); writes scored.jsonl, kept.jsonl, train.jsonl, dev.jsonl and
-report.json. The scorer is the untrained base.
+released); writes scored.jsonl, work.jsonl (what scoring took), kept.jsonl,
+train.jsonl, dev.jsonl and report.json. The scorer is the untrained base.
+Several processes share the scoring; the first does the rest.
 """
 
 import collections
 import dataclasses
 import json
 import pathlib
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -17,9 +19,31 @@ from refine_jax.algorithms import likelihood
 from refine_jax.data import overlap, sources
 from refine_jax.methods import gains, rationales
 from refine_jax.records import Rationale
-from refine_jax.stages import build, distributed, launch, make_documents, roles
+from refine_jax.sampling.trunks import Work
+from refine_jax.stages import (
+  build,
+  dealt,
+  distributed,
+  launch,
+  make_documents,
+  roles,
+)
 
 SECTIONS = ("seed", "task", "mesh", "layouts", "make_rationale_data")
+SCORED, WORK = "scored.jsonl", "work.jsonl"
+REPORT = "report.json"  # the mark of a complete stage
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+  """Rows that were scored together, by the first one's id.
+
+  Attributes:
+    work: what it took, see `sampling.trunks.Work`.
+  """
+
+  id: str
+  work: dict[str, int]
 
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> str:
@@ -27,17 +51,34 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
 
   1. Read the rationales; leave out leaks, bare answers and overlap.
   2. Score the rest under the base, with and without; note it row by row.
+     Whole batches of rows are dealt to the processes.
   3. Calibrate on labelled rows if there are any; keep; split by document.
   """
+  if found := distributed.found(workdir / REPORT):
+    return f"{workdir} is complete: {_line(found)}"
   settings = config.make_rationale_data
-  report = workdir / "report.json"
-  if report.exists():
-    return f"{workdir} is complete: {_line(json.loads(report.read_text()))}"
   rows = _read(settings, workdir)
   model = roles.model(settings.scorer, config, workdir)
   lengths = gains.Lengths(**settings.lengths.to_dict())
   usable, faults = _usable(rows, config, model.tokenizer, lengths)
-  scored, work = _scored(usable, model, lengths, config, workdir)
+  batches = dealt.Chunks(usable, settings.trunks.slots, "trunks.slots")
+  _score(batches, model, lengths, config, workdir)
+  counts = {"rationales": len(rows), "faults": faults}
+  return distributed.by_first(
+    lambda: _assemble(batches, counts, settings, workdir)
+  )
+
+
+def _assemble(
+  batches: dealt.Chunks,
+  counts: dict[str, Any],
+  settings: ConfigDict,
+  workdir: pathlib.Path,
+) -> str:
+  """Keeps the best of what all processes have scored."""
+  made = workdir / SCORED, workdir / WORK
+  batches.join(*made)
+  scored = list(records.read(Rationale, workdir / SCORED))
   labels = _labels(settings, workdir)
   used = {r.id for r in scored[: settings.labelled or None]}
   known = {name: label for name, label in labels.items() if name in used}
@@ -49,8 +90,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   for name, part in (("kept", kept), ("train", train), ("dev", dev)):
     records.write(workdir / f"{name}.jsonl", part)
   counts = {
-    "rationales": len(rows),
-    "faults": faults,
+    **counts,
     "scored": len(scored),
     "kept": len(kept),
     "train": len(train),
@@ -59,9 +99,10 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
     "calibration": {s: dataclasses.asdict(q) for s, q in found.items()},
     "held_out": _held_out(scored, labels, used, thresholds),
     "kept_by_tau": _sweep(scored),
-    "work": work,
+    "work": _work(workdir / WORK),
   }
-  files.write(report, json.dumps(counts, indent=2) + "\n")
+  files.write(workdir / REPORT, json.dumps(counts, indent=2) + "\n")
+  dealt.remove(*made)
   return f"Wrote {workdir}/train.jsonl: {_line(counts)}"
 
 
@@ -107,24 +148,35 @@ def _usable(rows, config, tokenizer, lengths):
   return usable, dict(faults.most_common())
 
 
-def _scored(usable, model, lengths, config, workdir):
+def _score(batches: dealt.Chunks, model, lengths, config, workdir) -> None:
+  """This process's batches; what is on disk is not scored again."""
   settings = config.make_rationale_data
   layout = roles.layout(config.layouts.scorer)
-  path = workdir / "scored.jsonl"
-  work = {}
-  with records.Appender(Rationale, path) as appender:
-    left = [row for row in usable if row.id not in appender.done]
+  path, work_path = (dealt.own(workdir / name) for name in (SCORED, WORK))
+  with (
+    records.Appender(Rationale, path) as scored,
+    records.Appender(Batch, work_path) as done,
+  ):
+    left = [rows for _, rows in batches if rows[0].id not in done.done]
     trunks = roles.trunks(model, settings.trunks) if left else None
-    for start in range(0, len(left), settings.trunks.slots):
-      block = left[start : start + settings.trunks.slots]
-      appender.append(
-        gains.score(
-          block, trunks, layout, model.tokenizer, lengths, settings.decay
-        )
+    for rows in left:
+      trunks.work = Work()
+      found = gains.score(
+        rows, trunks, layout, model.tokenizer, lengths, settings.decay
       )
-    if trunks is not None:
-      work = dataclasses.asdict(trunks.work)
-  return list(records.read(Rationale, path)), work
+      scored.append(r for r in found if r.id not in scored.done)
+      scored.settle()
+      # Last: a batch is done once its work is there.
+      done.append([Batch(rows[0].id, dataclasses.asdict(trunks.work))])
+  distributed.together("all batches are scored")
+
+
+def _work(path: pathlib.Path) -> dict[str, int]:
+  """Of all batches."""
+  total = collections.Counter()
+  for batch in records.read(Batch, path):
+    total.update(batch.work)
+  return dict(total)
 
 
 def _labels(settings, workdir) -> dict[str, bool]:
@@ -155,4 +207,4 @@ def _sweep(scored) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-  launch.run(distributed.alone(main), SECTIONS)
+  launch.run(main, SECTIONS)
