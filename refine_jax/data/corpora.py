@@ -14,13 +14,18 @@ from refine_jax.data import formats, sources
 
 
 def stream(
-  source: records.Source, *, process: int = 0, of: int = 1, start: int = 0
+  source: records.Source,
+  *,
+  process: int = 0,
+  of: int = 1,
+  start: int = 0,
+  block: int = 1,
 ) -> Iterator[tuple[int, Mapping[str, Any] | records.BadRow]]:
   """(number, row) of the rows that are this process's, from `start` on.
 
-  Row n belongs to process n % of, so that every row has exactly one. Lines of
-  .jsonl(.gz/.zst) and `datasets` are read as they come; what else there is is
-  opened by `data.sources`. A row that cannot be read comes as its complaint.
+  Every row has exactly one: blocks of so many rows are dealt round robin. Lines
+  of .jsonl(.gz/.zst) and `datasets` are read as they come; what else there is
+  is opened by `data.sources`. A row that cannot be read comes as its complaint.
 
   Raises:
     ValueError: `process` is none of `of`.
@@ -29,7 +34,7 @@ def stream(
   if not 0 <= process < of:
     raise ValueError(f"process {process} of {of}")
   for number, row in _rows(source):
-    if number >= start and number % of == process:
+    if number >= start and number // block % of == process:
       yield number, row() if callable(row) else row
 
 

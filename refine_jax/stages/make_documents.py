@@ -1,10 +1,12 @@
 """Keeps the documents of corpora that look like reasoning.
 
-Reads corpora as they come, each process its own rows; writes scored shards
-(scored-*.jsonl) as it goes, and from all of them documents.jsonl and
-report.json, without near-duplicates and overlap with test sets.
+Reads corpora as they come, each process its own blocks of rows; writes scored
+shards (scored-*.jsonl) as it goes. From all of them the first process writes
+documents.jsonl and report.json, without near-duplicates and overlap with test
+sets.
 """
 
+import itertools
 import json
 import pathlib
 import time
@@ -12,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from refine_jax import files, records
@@ -21,9 +22,11 @@ from refine_jax.data import tokenizer as tokenizers
 from refine_jax.methods import documents
 from refine_jax.models import sentences
 from refine_jax.sampling.embedder import Embedder
-from refine_jax.stages import build, launch
+from refine_jax.stages import build, distributed, launch
+from refine_jax.stages.reading import BadConfig
 
 SECTIONS = ("seed", "task", "mesh", "make_documents")
+REPORT = "report.json"  # the mark of a complete stage
 
 
 def main(
@@ -37,19 +40,23 @@ def main(
   2. Read this process's rows block by block; score, keep, note how far.
   3. Once all shards are there: leave out what repeats, write the rest.
   """
+  if found := distributed.found(workdir / REPORT):
+    return _line(found, workdir)
   index, count = process or (jax.process_index(), jax.process_count())
-  report = workdir / "report.json"
-  if not report.exists():
-    settings = config.make_documents
-    _scan(settings, config, workdir, index, count)
-    if process is None and count > 1:
-      multihost_utils.sync_global_devices("documents are scored")
-    if index == 0 if process is None else _complete(workdir, count):
-      _finish(settings, config, workdir, count)
-  if not report.exists():
-    return f"Wrote shard {index} of {count} in {workdir}"
-  found = json.loads(report.read_text(encoding="utf-8"))
-  kept, seen = found["kept"], found["segments"]
+  settings = config.make_documents
+  _scan(settings, config, workdir, index, count)
+  if process is None:
+    distributed.together("documents are scored")
+    return distributed.by_first(
+      lambda: _finish(settings, config, workdir, count)
+    )
+  if _complete(workdir, count):
+    return _finish(settings, config, workdir, count)
+  return f"Wrote shard {index} of {count} in {workdir}"
+
+
+def _line(report: Mapping[str, Any], workdir: pathlib.Path) -> str:
+  kept, seen = report["kept"], report["segments"]
   return f"Wrote {kept} of {seen} segments to {workdir}/documents.jsonl"
 
 
@@ -70,6 +77,7 @@ def _scan(settings, config, workdir, index, count) -> None:
       found, counts = keep(block["texts"])
       # A block that was killed after this is scored again and skipped here.
       appender.append(d for d in found if d.id not in appender.done)
+      appender.settle()
       for subset, numbers in counts.items():
         old = state["counts"].get(subset, [0, 0])
         state["counts"][subset] = [
@@ -80,36 +88,47 @@ def _scan(settings, config, workdir, index, count) -> None:
       _write(at, state)
       seen += len(block["texts"])
       rate = seen / max(time.monotonic() - started, 1e-9)
-      print(f"{seen} documents, {rate:.1f} documents/s", flush=True)
+      if block["texts"]:
+        distributed.tell(f"{seen} documents, {rate:.1f} documents/s")
   _write(at, state | {"done": True})
 
 
 def _blocks(settings, config, state, index, count) -> Iterator[dict]:
-  """Texts of `block` rows at a time, with where the next block begins."""
-  allowed = set(settings.subsets)
+  """Texts of `block` rows at a time, with where the next block begins.
+
+  A block is the same rows however many processes there are: what is embedded
+  together moves the last bits.
+  """
+  size = settings.block
+  if size < 1:
+    raise BadConfig(f"block must be positive, got {size}")
   for number, spec in enumerate(settings.sources):
     if number < state["source"]:
       continue
     start = state["row"] if number == state["source"] else 0
-    block = {"texts": [], "bad": 0, "source": number, "row": start}
     rows = corpora.stream(
-      source(spec, config), process=index, of=count, start=start
+      source(spec, config), process=index, of=count, start=start, block=size
     )
-    for at, row in rows:
-      if spec["rows"] and at >= spec["rows"]:
-        break
-      block["row"] = at + 1
-      text = _text(spec, row)
-      if text is None:
-        block["bad"] += 1
-        continue
-      subset = str(corpora.field(row, spec["subset"]) or spec["name"])
-      if not allowed or subset in allowed:
-        block["texts"].append((f"{spec['name']}-{at:09d}", subset, text))
-      if len(block["texts"]) == settings.block:
-        yield block
-        block = {**block, "texts": [], "bad": 0}
-    yield {**block, "source": number + 1, "row": 0}
+    if stop := spec["rows"]:
+      rows = itertools.takewhile(lambda x, stop=stop: x[0] < stop, rows)
+    for _, part in itertools.groupby(rows, lambda x: x[0] // size):
+      yield {"source": number, **_read(spec, part, set(settings.subsets))}
+    yield {"source": number + 1, "row": 0, "texts": [], "bad": 0}
+
+
+def _read(spec, rows, allowed) -> dict:
+  """The texts of a block's rows."""
+  block = {"texts": [], "bad": 0}
+  for at, row in rows:
+    block["row"] = at + 1
+    text = _text(spec, row)
+    if text is None:
+      block["bad"] += 1
+      continue
+    subset = str(corpora.field(row, spec["subset"]) or spec["name"])
+    if not allowed or subset in allowed:
+      block["texts"].append((f"{spec['name']}-{at:09d}", subset, text))
+  return block
 
 
 def _text(spec: Mapping[str, Any], row: Any) -> str | None:
@@ -206,7 +225,7 @@ def _complete(workdir: pathlib.Path, count: int) -> bool:
   return True
 
 
-def _finish(settings, config, workdir, count) -> None:
+def _finish(settings, config, workdir, count) -> str:
   """What all shards hold, in the corpora's order, without repetitions."""
   found: list[records.Document] = []
   total: dict[str, list[int]] = {}
@@ -246,7 +265,8 @@ def _finish(settings, config, workdir, count) -> None:
       for name, (a, b) in sorted(total.items())
     },
   }
-  _write(workdir / "report.json", report)
+  _write(workdir / REPORT, report)
+  return _line(report, workdir)
 
 
 def _place(name: str, order: Mapping[str, int]) -> tuple[int, int, int]:
