@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.experimental import mesh_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("slice", "data", "fsdp", "tensor")
@@ -231,3 +231,17 @@ def share(mesh: Mesh) -> tuple[int, int]:
 
 def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
+
+
+def fetched(tree: Any) -> Any:
+  """Host arrays of a pytree's, whichever processes' devices they lie on.
+
+  Where they lie on others', every process must ask.
+  """
+
+  def gathered(x):
+    if not isinstance(x, jax.Array) or x.is_fully_addressable:
+      return x
+    return multihost_utils.process_allgather(x, tiled=True)
+
+  return jax.device_get(jax.tree.map(gathered, tree))

@@ -262,6 +262,13 @@ def engine(
   return ConfigDict(dict(locals()))
 
 
+def export_hf(
+  checkpoint: str, *, dtype: str = "float32", shard_bytes: int = 4 << 30
+) -> ConfigDict:
+  """A checkpoint for Hugging Face, in files of up to `shard_bytes`."""
+  return ConfigDict(dict(locals()))
+
+
 def template(
   *,
   hypothesis: str = " previous answer: ",

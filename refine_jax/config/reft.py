@@ -186,7 +186,7 @@ def reft(
       or evaluation.make_self_training_data(),
       "train_reranker": train_reranker,
       "run_evaluate": run_evaluate,
-      "export_hf": {"checkpoint": "../reft", "dtype": "float32"},
+      "export_hf": blocks.export_hf("../reft"),
     }
   )
 

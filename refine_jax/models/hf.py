@@ -19,7 +19,6 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from flax import linen as nn
-from jax.experimental import multihost_utils
 
 from refine_jax import sharding
 from refine_jax.batch import Params
@@ -411,9 +410,7 @@ def _to_host(leaf: Any, layer: int | None) -> np.ndarray:
     if device.platform == "cpu" and not more:
       leaf = np.asarray(leaf)  # a view
   leaf = leaf if layer is None else leaf[layer]
-  if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-    leaf = multihost_utils.process_allgather(leaf, tiled=True)
-  return np.asarray(leaf)
+  return np.asarray(sharding.fetched(leaf))
 
 
 def _write_index(folder, plan, flat, itemsize, others) -> None:

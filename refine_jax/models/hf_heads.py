@@ -97,7 +97,7 @@ def _set(tree: dict[str, Any], path: str, value: Any) -> None:
 def _get(tree: Any, path: str) -> np.ndarray:
   for key in path.split("/"):
     tree = tree[key]
-  return np.asarray(jax.device_get(tree))
+  return np.asarray(sharding.fetched(tree))
 
 
 def save(

@@ -12,6 +12,7 @@ import numpy as np
 import safetensors.numpy
 from flax import linen as nn
 
+from refine_jax import sharding
 from refine_jax.batch import Params
 from refine_jax.models import families
 from refine_jax.models.families import Tensor
@@ -72,6 +73,8 @@ def save(
 ) -> None:
   """Writes a folder that `peft.PeftModel.from_pretrained` loads.
 
+  Every process must call it; the first one writes.
+
   Args:
     folder: made if it is not there.
     module: of the base model.
@@ -83,7 +86,7 @@ def save(
   rows_first = False
   for path, source in _targeted(module, adapters).items():
     a, b = (
-      np.asarray(jax.device_get(x), np.float32) for x in _at(adapters, path)
+      np.asarray(x, np.float32) for x in sharding.fetched(_at(adapters, path))
     )
     names.add(_suffix(source))
     rows_first |= source.rows_first
@@ -91,6 +94,8 @@ def save(
       stem = _stem(source, layer)
       tensors[f"{stem}.lora_A.weight"] = a[layer].reshape(-1, rank).T.copy()
       tensors[f"{stem}.lora_B.weight"] = b[layer].reshape(rank, -1).T.copy()
+  if jax.process_index():
+    return
   folder.mkdir(parents=True, exist_ok=True)
   safetensors.numpy.save_file(tensors, folder / WEIGHTS, {"format": "pt"})
   two = module.encoder_decoder

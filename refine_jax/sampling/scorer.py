@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
+from refine_jax import sharding
 from refine_jax.sampling import score as scoring
 from refine_jax.sampling.planning import Ladders
 from refine_jax.sampling.programs import Programs
@@ -148,9 +148,6 @@ class Scorer:
     """Runs a batch; the arrays of each row, those that fill it up last."""
     with self._programs.scope():
       found = program(params, self._programs.put(host_batch))
-      if any(not x.is_fully_addressable for x in jax.tree.leaves(found)):
-        # Rows of other processes' devices come here, too.
-        found = multihost_utils.process_allgather(found, tiled=True)
-      arrays = jax.device_get(found)
+      arrays = sharding.fetched(found)
     self._statistics.syncs += 1
     return zip(*arrays, strict=True)

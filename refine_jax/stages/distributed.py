@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 
 from refine_jax import files, records
 from refine_jax.stages.reading import BadConfig
+from refine_jax.training.hooks import Preempted
 
 # What launch_scripts/local_multiprocess.sh sets; on Cloud TPU, on GKE's TPUs
 # and under Slurm JAX finds out by itself.
@@ -35,8 +36,13 @@ class BadEnvironment(ValueError):
   """A variable that is missing or no number."""
 
 
-def join() -> None:
+def join(*, saves: bool = False) -> None:
   """`jax.distributed.initialize`, before anything asks for devices.
+
+  Args:
+    saves: whether on SIGTERM the stage saves and leaves, see
+      `training.hooks.Preemption`. JAX then takes the signal from here on;
+      without, it ends the process as ever.
 
   Raises:
     BadEnvironment: some of the three variables are set and others not.
@@ -51,6 +57,7 @@ def join() -> None:
   # Host devices have no collectives between processes but these; the choice
   # means nothing to other platforms.
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
+  jax.config.update("jax_enable_preemption_service", saves)
   jax.distributed.initialize(**settings)
 
 
@@ -59,12 +66,12 @@ def leaving() -> Iterator[None]:
   """Where something fails, ends this process at once, and says why.
 
   The others, who wait for it, then fail within seconds. A regular end would
-  itself wait for them.
+  itself wait for them; so end those that were all told to go and have saved.
   """
   try:
     yield
   except BaseException as error:
-    if jax.process_count() == 1:
+    if jax.process_count() == 1 or isinstance(error, Preempted):
       raise
     os._exit(_last_words(error))
 
@@ -170,13 +177,6 @@ def tell(line: str) -> None:
   """Prints what all processes would say."""
   if jax.process_index() == 0:
     print(line, flush=True)
-
-
-def fetched(array: jax.Array) -> np.ndarray:
-  """All of an array, whichever processes' devices it lies on."""
-  if not array.is_fully_addressable:
-    array = multihost_utils.process_allgather(array, tiled=True)
-  return np.asarray(array)
 
 
 def agreed(critic: Callable) -> Callable:

@@ -17,7 +17,7 @@ from refine_jax.data import tokenizer as tokenizers
 from refine_jax.methods.reranking import Row
 from refine_jax.models import families, hf_heads
 from refine_jax.models.reranker import HEAD, Reranker
-from refine_jax.stages import build, distributed
+from refine_jax.stages import build
 from refine_jax.stages.reading import BadConfig
 from refine_jax.training import checkpoint, state
 from refine_jax.training.classify import Labelled
@@ -177,7 +177,7 @@ class Scorer:
     with jax.set_mesh(self._model.mesh):
       for step in range(len(made)):
         batch = build.place(made[step], self._model.mesh)
-        scores = distributed.fetched(self._score(params, batch))
+        scores = sharding.fetched(self._score(params, batch))
         yield made.rows(step), scores
 
 

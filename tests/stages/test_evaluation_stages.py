@@ -15,6 +15,7 @@ import time
 import numpy as np
 import pytest
 
+from refine_jax import config as blocks
 from refine_jax import records
 from refine_jax.algorithms import voting
 from refine_jax.methods import reranking, selection
@@ -209,7 +210,7 @@ def test_the_reranker_saves_what_it_learned(run):
 def test_an_exported_reranker_scores_as_before(run, tmp_path):
   config, root, _ = run
   config = config.copy_and_resolve_references()
-  config.export_hf = {"checkpoint": str(root / "reranker"), "dtype": "float32"}
+  config.export_hf = blocks.export_hf(str(root / "reranker"))
   export_hf.main(config, tmp_path)
   mesh = build.mesh(config.mesh)
   rows = attempts(root / "samples" / "samples.jsonl")[:3]

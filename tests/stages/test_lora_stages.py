@@ -87,7 +87,7 @@ def test_a_later_stage_meets_the_merged_model(run):
 def test_exported_merged_and_as_peft_does(run, tmp_path):
   config, root = run
   config = config.copy_and_resolve_references()
-  config.export_hf = {"checkpoint": str(root / "whole"), "dtype": "float32"}
+  config.export_hf = blocks.export_hf(str(root / "whole"))
   export_hf.main(config, tmp_path)
   names = load_file(tmp_path / "adapters" / "adapter_model.safetensors")
   assert all(".lora_" in name for name in names)
