@@ -59,7 +59,7 @@ USER_ERRORS = (
 )
 
 
-def run(main: Main, sections: Sequence[str]) -> None:
+def run(main: Main, sections: Sequence[str], *, saves: bool = False) -> None:
   """Parses flags and calls `main(config, workdir)`.
 
   Args:
@@ -68,6 +68,7 @@ def run(main: Main, sections: Sequence[str]) -> None:
       to the workdir's config.json, and a later start there with other values
       is refused. A method's binaries share one config file, and a changed
       critic is no reason to refuse the generator's workdir.
+    saves: see `distributed.join`; training does.
   """
   config_flags.DEFINE_config_file(
     "config", None, "file.py[:arguments]: the experiment.", lock_config=True
@@ -82,7 +83,7 @@ def run(main: Main, sections: Sequence[str]) -> None:
 
   def start(argv: list[str]) -> None:
     with distributed.leaving():
-      _start(main, sections, argv)
+      _start(main, sections, argv, saves)
 
   app.run(start, flags_parser=parse)
 
@@ -127,7 +128,9 @@ def load_config(spec: str) -> ConfigDict:
   return module.get_config(text)
 
 
-def _start(main: Main, sections: Sequence[str], argv: list[str]) -> None:
+def _start(
+  main: Main, sections: Sequence[str], argv: list[str], saves: bool
+) -> None:
   if argv[1:]:
     refuse(f"unexpected arguments {argv[1:]}")
   values = flags.FLAGS
@@ -136,7 +139,7 @@ def _start(main: Main, sections: Sequence[str], argv: list[str]) -> None:
   workdir = files.path(values.workdir)
   try:
     if values.distributed:
-      distributed.join()
+      distributed.join(saves=saves)
     read = _read(values.config, sections)
     _reach(workdir)
     if jax.process_index() == 0:

@@ -88,4 +88,4 @@ def _split(rows: list[records.Critique], count: int):
 
 
 if __name__ == "__main__":
-  launch.run(main, SECTIONS)
+  launch.run(main, SECTIONS, saves=True)

@@ -99,4 +99,4 @@ def validation(task, template, model, config) -> supervised.Validate:
 
 
 if __name__ == "__main__":
-  launch.run(main, SECTIONS)
+  launch.run(main, SECTIONS, saves=True)

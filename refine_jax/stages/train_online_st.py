@@ -169,4 +169,4 @@ class OnlineLearner:
 
 
 if __name__ == "__main__":
-  launch.run(main, SECTIONS)
+  launch.run(main, SECTIONS, saves=True)

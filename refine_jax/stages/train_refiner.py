@@ -302,4 +302,4 @@ def _answers(task, problems, propose, template):
 
 
 if __name__ == "__main__":
-  launch.run(main, SECTIONS)
+  launch.run(main, SECTIONS, saves=True)

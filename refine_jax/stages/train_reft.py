@@ -121,4 +121,4 @@ def ppo_settings(config: ConfigDict) -> PPOSettings:
 
 
 if __name__ == "__main__":
-  launch.run(main, SECTIONS)
+  launch.run(main, SECTIONS, saves=True)

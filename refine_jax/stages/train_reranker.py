@@ -133,4 +133,4 @@ def _validation(
 
 
 if __name__ == "__main__":
-  launch.run(main, SECTIONS)
+  launch.run(main, SECTIONS, saves=True)

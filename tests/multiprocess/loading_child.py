@@ -41,7 +41,7 @@ def main(folder, *joined):
   from refine_jax.stages import distributed
 
   if joined:
-    distributed.join()
+    distributed.join(saves=False)
   with distributed.leaving():
     mesh = sharding.make_mesh()
     jax.block_until_ready(jnp.zeros(()))

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from refine_jax.stages import distributed
+from refine_jax.training.hooks import Preempted
 
 
 class Left(BaseException):
@@ -42,6 +43,12 @@ def test_one_of_several_ends_at_once(error, code, said, monkeypatch, capsys):
     raise error
   assert left.value.args == (code,)
   assert said in capsys.readouterr().err
+
+
+def test_those_that_saved_together_leave_together(monkeypatch):
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  with pytest.raises(Preempted), distributed.leaving():
+    raise Preempted(3)
 
 
 def test_a_variable_that_is_no_number_is_named(monkeypatch):

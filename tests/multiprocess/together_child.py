@@ -78,7 +78,7 @@ def main(root, *wanted):
 
   if wanted[-1] == "--distributed":
     wanted.pop()
-    distributed.join()
+    distributed.join(saves=True)
   with distributed.leaving():
     for what in wanted:
       print(run(root, what), flush=True)
