@@ -11,6 +11,8 @@ from refine_jax.methods import annotation
 from refine_jax.methods import steps as stepping
 from refine_jax.methods.critique import PUBLISHED, Step, StepCritique
 
+RATIONALES = "\nWith rationales:\n"
+
 
 class Handler(http.server.BaseHTTPRequestHandler):
   def do_POST(self):
@@ -40,6 +42,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     self.wfile.write(data[:40] if number % 5 == 0 else data)
 
   def _text(self, text):
+    if text.endswith(RATIONALES):
+      plain = text.removesuffix(RATIONALES).rpartition("Text:\n")[2]
+      return f"<BOT>so it goes<EOT>{plain}"
     if "Write this step anew" in text:
       return f"So it is {len(text)} altogether.\n"
     if "Go on with this solution" in text:

@@ -1,9 +1,9 @@
 """Chunks dealt out to several processes, one after another in this one."""
 
+import functools
 import pathlib
 
 import annotating_server
-import jax
 import pytest
 
 from refine_jax import files, records
@@ -12,7 +12,6 @@ from refine_jax.stages import (
   build,
   critiquing,
   dealt,
-  distributed,
   launch,
   make_mathcritique_data,
 )
@@ -32,19 +31,9 @@ def config_of():
 
 
 @pytest.fixture
-def process(monkeypatch):
-  """Does the work of one of several processes; the first is to come last."""
-  monkeypatch.setattr(distributed, "together", lambda what: None)
-  monkeypatch.setattr(distributed, "spoken", lambda value: value)
-
-  def run(index, count, config, folder):
-    monkeypatch.setattr(jax, "process_index", lambda: index)
-    monkeypatch.setattr(jax, "process_count", lambda: count)
-    if not files.remote(folder):
-      folder.mkdir(exist_ok=True)
-    return make_mathcritique_data.main(config, folder)
-
-  return run
+def process(process):
+  """See conftest; of MathCritique's first maker."""
+  return functools.partial(process, make_mathcritique_data.main)
 
 
 def contents(folder):
