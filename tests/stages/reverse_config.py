@@ -37,7 +37,9 @@ def get_config(text=""):
     warm_start=train,
     train_critic=train.copy_and_resolve_references(),
     train_refiner=train.copy_and_resolve_references(),
-    make_critic_data=config.make_critic_data(generator="../warm_start"),
+    make_critic_data=config.make_critic_data(
+      generator="../warm_start", samples=2, chunk=15
+    ),
     rollout=config.rollout(turns=2, samples=1, every=2),
     arms=config.standard_arms(),
     turns=2,
