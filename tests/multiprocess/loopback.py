@@ -101,6 +101,15 @@ def assert_same_parameters(ours, theirs, step):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def contents(folder):
+  """Of all files under it, but for what was only half written."""
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in folder.rglob("*")
+    if path.is_file() and not path.name.startswith(".")
+  }
+
+
 def drawn(folder, process=0):
   """What rounds of rollouts sampled, as this process saw it."""
   return (folder / f"drawn-{process}.jsonl").read_text()

@@ -1,17 +1,13 @@
 """MathCritique's makers of data in one process, or in one of several.
 
-As a program: ROOT FOLDER[:PROCESS:MOMENT]... [--distributed]. FOLDER is a key
-of `STAGES`, and that process dies at that moment of it (see
-`refiner_child.Moments`). Tells how many rows every shard held before it is
-removed.
+A program, see `dealing_child`. Its folders are the keys of `STAGES`.
 """
 
-import contextlib
 import importlib
-import pathlib
 import sys
 
-TOP = pathlib.Path(__file__).parent.parent.parent
+import dealing_child
+
 # Folder -> stage, and the config's phase.
 STAGES = {
   "tokenizer": ("train_tokenizer", ""),
@@ -30,7 +26,7 @@ def config_of(phase=""):
   from refine_jax.stages import launch
 
   config = launch.load_config(
-    f"{TOP}/configs/mathcritique/arithmetic.py:smoke{phase}"
+    f"{dealing_child.TOP}/configs/mathcritique/arithmetic.py:smoke{phase}"
   )
   config.mesh.devices = 1
   config.completion.max_tokens, config.feedback.max_tokens = 24, 16
@@ -52,7 +48,7 @@ def config_of(phase=""):
 def run(root, folder):
   """One stage in its folder under `root`; what it said."""
   name, phase = STAGES[folder]
-  workdir = pathlib.Path(root) / folder
+  workdir = root / folder
   workdir.mkdir(exist_ok=True, parents=True)
   stage = importlib.import_module(f"refine_jax.stages.{name}")
   config = config_of(phase)
@@ -61,46 +57,5 @@ def run(root, folder):
   return stage.main(config, workdir)
 
 
-def dying(folder, process=-1, moment=0):
-  """Where one process does not live to see the end."""
-  import jax
-  import refiner_child
-
-  if process != jax.process_index():
-    return contextlib.nullcontext()
-  return refiner_child.Moments(folder, moment).watched()
-
-
-def tell_shards():
-  from refine_jax.stages import dealt
-
-  remove = dealt.remove
-
-  def told(*paths):
-    for path in paths:
-      for shard in sorted(path.parent.glob(f"{path.stem}-*-of-*.jsonl")):
-        rows = shard.read_bytes().count(b"\n")
-        print("shard", shard.relative_to(path.parent.parent), rows, flush=True)
-    remove(*paths)
-
-  dealt.remove = told
-
-
-def main(root, *wanted):
-  sys.path.insert(0, str(TOP / "tests/stages"))
-  from refine_jax.stages import distributed
-
-  tell_shards()
-  wanted = list(wanted)
-  if wanted[-1] == "--distributed":
-    wanted.pop()
-    distributed.join()
-  with distributed.leaving():
-    for what in wanted:
-      folder, *death = what.split(":")
-      with dying(pathlib.Path(root) / folder, *map(int, death)):
-        print(run(root, folder), flush=True)
-
-
 if __name__ == "__main__":
-  main(*sys.argv[1:])
+  dealing_child.main(run, *sys.argv[1:])

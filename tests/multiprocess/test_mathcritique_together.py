@@ -1,6 +1,5 @@
 """Two processes make the rows that one makes: the same bytes, the same hash."""
 
-import pathlib
 import shutil
 import subprocess
 
@@ -35,20 +34,11 @@ def beside(one, name):
   return made
 
 
-def contents(folder: pathlib.Path):
-  """But for what was only half written."""
-  return {
-    p.name: p.read_bytes()
-    for p in folder.iterdir()
-    if not p.name.startswith(".")
-  }
-
-
 def test_two_processes_make_what_one_makes(one):
   two = beside(one, "two")
   said = loopback.run(2, 1, two, *MADE, child=CHILD)
   for name in MADE:
-    ours, theirs = contents(two / name), contents(one / name)
+    ours, theirs = (loopback.contents(x / name) for x in (two, one))
     assert ours.keys() == theirs.keys()
     assert ours == theirs
   shards = [x for x in said.stdout.splitlines() if x.startswith("shard ")]
@@ -84,4 +74,5 @@ def test_one_is_killed_and_both_go_on(one, process, moment, left):
   assert not (two / "critic1_data" / "manifest.json").exists()
   said = loopback.run(2, 1, two, "critic1_data", child=CHILD)
   assert "refined" in said.stdout
-  assert contents(two / "critic1_data") == contents(one / "critic1_data")
+  ours, theirs = (loopback.contents(x / "critic1_data") for x in (two, one))
+  assert ours == theirs

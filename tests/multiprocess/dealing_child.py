@@ -1,0 +1,61 @@
+"""Stages that are dealt out, in one process or in one of several, to be killed.
+
+A program of such stages ends in `main(run, *sys.argv[1:])`; its arguments are
+ROOT FOLDER[:PROCESS:MOMENT]... [--distributed]. That process dies at that
+moment of the stage in ROOT/FOLDER (see `refiner_child.Moments`). Tells how many
+rows every shard held before it is removed.
+"""
+
+import contextlib
+import pathlib
+import sys
+
+TOP = pathlib.Path(__file__).parent.parent.parent
+sys.path.insert(0, str(TOP / "tests/stages"))
+
+
+def dying(folder, process=-1, moment=0):
+  """Where one process does not live to see the end."""
+  import jax
+  import refiner_child
+
+  if process != jax.process_index():
+    return contextlib.nullcontext()
+  return refiner_child.Moments(folder, moment).watched()
+
+
+def tell_shards():
+  from refine_jax.stages import dealt
+
+  remove = dealt.remove
+
+  def told(*paths):
+    for path in paths:
+      for shard in sorted(path.parent.glob(f"{path.stem}-*-of-*.jsonl")):
+        rows = shard.read_bytes().count(b"\n")
+        print("shard", shard.relative_to(path.parent.parent), rows, flush=True)
+    remove(*paths)
+
+  dealt.remove = told
+
+
+def main(run, root, *wanted):
+  """Runs stages one after another and prints what they say.
+
+  Args:
+    run: (root, folder) -> what the stage in that folder says.
+    root: of the folders.
+    wanted: as told above.
+  """
+  from refine_jax.stages import distributed
+
+  tell_shards()
+  wanted = list(wanted)
+  if wanted[-1] == "--distributed":
+    wanted.pop()
+    distributed.join(saves=False)
+  with distributed.leaving():
+    for what in wanted:
+      folder, *death = what.split(":")
+      with dying(pathlib.Path(root) / folder, *map(int, death)):
+        print(run(pathlib.Path(root), folder), flush=True)
