@@ -1,28 +1,20 @@
 """RATIONALYST's stages on a tiny base with random weights."""
 
 import json
-import pathlib
 
-import jax
 import pytest
+import tiny_rationalyst
 
-from refine_jax import config, records
-from refine_jax.data import tokenizer as tokenizers
+from refine_jax import records
 from refine_jax.methods import comparison
-from refine_jax.models import hf
-from refine_jax.models.llama import Llama, LlamaConfig
 from refine_jax.stages import (
   build,
-  launch,
   make_rationale_data,
   make_rationales,
   run_stepwise,
   train_rationalyst,
 )
-from refine_jax.training import state
 
-TOP = pathlib.Path(__file__).parents[2]
-FILE = f"{TOP}/configs/rationalyst/hint_chains.py:smoke"
 ARMS = ("random", "implicit", "explicit", "reward", "majority vote")
 
 
@@ -30,17 +22,14 @@ ARMS = ("random", "implicit", "explicit", "reward", "majority vote")
 def run(tmp_path_factory):
   """All stages from the documents on; (config, root folder)."""
   root = tmp_path_factory.mktemp("run")
-  made = launch.load_config(FILE)
-  made.mesh.devices = 1
-  task = build.task(made.task)
-  words = [w for text in task.corpus() for w in text.split()]
-  base(root / "base", tokenizers.WordTokenizer(words))
+  made = tiny_rationalyst.config_of()
+  tiny_rationalyst.save_base(root / "base", made)
   section = made.run_stepwise
-  section.update(order=ARMS, rows=(0, 3), candidates=2, writer="../base")
+  section.update(order=ARMS, rows=(0, 3), candidates=2)
   section.arms["majority vote"].budget_of = "implicit"
   documents = [
     records.Document(row["id"], row["text"], row["subset"])
-    for row in task.source("documents").rows[:16]
+    for row in build.task(made.task).source("documents").rows[:16]
   ]
   records.write(root / "documents" / "documents.jsonl", documents)
   for name, stage in (
@@ -51,19 +40,6 @@ def run(tmp_path_factory):
     (root / name).mkdir()
     stage.main(made, root / name)
   return made, root
-
-
-def base(folder, tokenizer):
-  sizes = {"width": 16, "layers": 1, "heads": 2, "kv_heads": 2, "head_dim": 8}
-  module = Llama(
-    LlamaConfig(tokenizer.vocab_size, mlp=32, max_length=64, **sizes)
-  )
-  mesh = config.mesh(devices=1)
-  params = state.init_params(
-    module, jax.random.key(0), build.mesh(mesh), build.example_batch()
-  )
-  hf.save(folder, module, params)
-  tokenizer.save(folder)
 
 
 def read(cls, path):
