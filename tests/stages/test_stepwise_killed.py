@@ -4,8 +4,8 @@ import json
 import os
 
 import pytest
-import refiner_child
 import tiny_rationalyst
+from refiner_child import Interrupting
 
 from refine_jax import records
 from refine_jax.methods import stepwise
@@ -13,15 +13,6 @@ from refine_jax.stages import run_stepwise
 from refine_jax.stages.reading import BadConfig
 
 ARMS = ("implicit", "majority vote")
-
-
-class Interrupting(refiner_child.Moments):
-  """Ends a stage without ending the process."""
-
-  def tick(self):
-    self.count += 1
-    if self.count == self.last:
-      raise KeyboardInterrupt
 
 
 @pytest.fixture
