@@ -304,7 +304,7 @@ def run_stepwise(
     before, after: around a question.
     shots: solved problems of `shot_split` between `before` and the question,
       chosen by `shot_seed` (the original's is 14).
-    together: problems that advance together.
+    together: problems that advance together; processes share such blocks.
     answers: one of these announces an answer; none asks the task alone.
     ready: a rationale that is not shown under explicit supervision.
     others: arms' folders of other runs, which must have asked alike.

@@ -1,7 +1,7 @@
 """Answers problems step by step, one arm after another; one table of all.
 
 An arm is a selector with its models; see `config.stepwise_arm`. Each writes
-<workdir>/<arm>/trajectories.jsonl, blocks.jsonl and summary.json; an arm that
+<workdir>/<arm>/trajectories.jsonl, work.jsonl and summary.json; an arm that
 is complete is not run again, and one that was killed goes on. Several
 processes share the blocks; the first puts their rows together. table.json and
 table.md compare the arms, paired.
@@ -23,7 +23,7 @@ from refine_jax.stages import build, dealt, distributed, launch
 from refine_jax.stages.stepwise_arms import SUMMARY, Bench, Work
 
 SECTIONS = ("seed", "task", "mesh", "engine", "layouts", "run_stepwise")
-TRAJECTORIES, BLOCKS = "trajectories.jsonl", "blocks.jsonl"
+TRAJECTORIES, WORK = "trajectories.jsonl", "work.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def run(bench: Bench, name: str) -> dict[str, Any]:
   arm, folder = bench.settings.arms[name], bench.workdir / name
   chunks = dealt.Chunks(bench.problems, bench.settings.together, "together")
   answer = bench.answer(arm)
-  solved, worked = (dealt.own(folder / x) for x in (TRAJECTORIES, BLOCKS))
+  solved, worked = (dealt.own(folder / x) for x in (TRAJECTORIES, WORK))
   with (
     records.Appender(Trajectory, solved) as rows,
     records.Appender(Block, worked) as blocks,
@@ -83,7 +83,7 @@ def run(bench: Bench, name: str) -> dict[str, Any]:
 def _conclude(bench, arm, folder, chunks) -> dict[str, Any]:
   """Joins what all processes wrote; writes the summary, which is the mark of
   a complete arm."""
-  working = folder / TRAJECTORIES, folder / BLOCKS
+  working = folder / TRAJECTORIES, folder / WORK
   chunks.join(*working)
   summary = _summary(bench, arm, folder)
   files.write(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
@@ -116,7 +116,7 @@ def _summary(bench: Bench, arm: ConfigDict, folder) -> dict[str, Any]:
 def _work(folder: pathlib.Path) -> Work:
   """Of all blocks."""
   total: dict[str, collections.Counter] = {}
-  for block in records.read(Block, folder / BLOCKS):
+  for block in records.read(Block, folder / WORK):
     for role, counts in block.work.items():
       total.setdefault(role, collections.Counter()).update(counts)
   return {role: dict(counts) for role, counts in total.items()}
