@@ -1,5 +1,5 @@
 """MathCritique's stages on tasks that know no truth of steps: published rows,
-the released settings, an annotator behind an endpoint, several processes."""
+the released settings, an annotator behind an endpoint."""
 
 import json
 import pathlib
@@ -13,7 +13,6 @@ from refine_jax.methods.critique import PUBLISHED
 from refine_jax.stages import (
   build,
   critiquing,
-  distributed,
   launch,
   make_mathcritique_data,
   replies,
@@ -188,11 +187,3 @@ def test_an_endpoint_plants_and_goes_on_before_there_is_an_actor(
   assert (spent["replies"], spent["refused"]) == (84, 3)
   assert asked > 84 and spent["tokens"] == 20 * 81
   assert replies.spent(config_of().make_mathcritique_data, tmp_path / "x") == {}
-
-
-# Several processes.
-
-
-def test_one_process_may_sample(tmp_path):
-  first = distributed.alone(lambda config, workdir: "done", lambda config: True)
-  assert first(None, tmp_path) == "done"
