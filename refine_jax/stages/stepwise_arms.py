@@ -36,6 +36,12 @@ class Bench:
       config.data,
       rows=(settings.rows[0], settings.rows[1] or None),
     )
+    together = min(settings.together, len(self.problems))
+    if settings.trunks.slots < together:
+      raise BadConfig(
+        f"run_stepwise.together: {together} problems are answered together,"
+        f" and run_stepwise.trunks.slots has room for {settings.trunks.slots}"
+      )
     self.by_id = {p.id: p for p in self.problems}
     self.before = settings.before + self._shots()
     self.questions = {

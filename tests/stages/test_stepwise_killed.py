@@ -100,3 +100,10 @@ def test_a_vote_comes_after_the_arm_whose_budget_it_has(config, tmp_path):
   changed.run_stepwise.order = ARMS[::-1]
   with pytest.raises(BadConfig, match="arm 'implicit' did, which comes before"):
     run_stepwise.main(changed, tmp_path)
+
+
+def test_problems_that_have_no_slots(config, tmp_path):
+  changed = config.copy_and_resolve_references()
+  changed.run_stepwise.trunks.slots = changed.run_stepwise.together - 1
+  with pytest.raises(BadConfig, match=r"trunks\.slots has room for 1"):
+    run_stepwise.main(changed, tmp_path)
