@@ -251,7 +251,9 @@ class Decoder(nn.Module):
   @nn.nowrap
   def _logits(self, weights, x_BD):
     x_BD = self.norm().apply({"params": weights.get("final_norm", {})}, x_BD)
-    return self.unembed(weights, x_BD)
+    return layers.step_logits(
+      lambda x_BD: self.unembed(weights, x_BD), x_BD, tied=self.config.tied
+    )
 
   @nn.nowrap
   def prefill(
@@ -420,8 +422,7 @@ class Decoder(nn.Module):
     cache = cache.replace(
       keys=tuple(keys), values=tuple(values), lengths_B=lengths_B + grown_B
     )
-    logits_BV = self._logits(weights, x_B1D[:, 0])
-    return constrain(logits_BV, "replica", "vocab"), cache
+    return self._logits(weights, x_B1D[:, 0]), cache
 
   @nn.nowrap
   def embed(

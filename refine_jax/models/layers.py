@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from refine_jax.sharding import constrain
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "relu": jax.nn.relu,
   "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -148,6 +150,25 @@ def product(x: jax.Array, kernel: jax.Array, axes: Sequence[int], **kwargs):
     **kwargs,
   )
   return y.reshape(*rows, *y.shape[1:])
+
+
+def step_logits(
+  unembed: Callable[[jax.Array], jax.Array], x_BD: jax.Array, *, tied: bool
+) -> jax.Array:
+  """Logits of one position a row, `[B, V]`, for which the head does not move.
+
+  A device multiplies all rows of its replica by its own part of the head; what
+  travels is the product. Straight to whole rows it would travel to everybody,
+  so it goes by way of rows and columns.
+
+  Args:
+    unembed: makes logits of states.
+    tied: the head is the embedding table.
+  """
+  inputs, columns = ("table_width", "table") if tied else ("embed", "vocab")
+  x_BD = constrain(x_BD, "replica", inputs)
+  logits_BV = constrain(unembed(x_BD), "replica", columns)
+  return constrain(logits_BV, "batch", "vocab")
 
 
 def lookup(table_VD: jax.Array, ids: jax.Array, dtype: Any) -> jax.Array:

@@ -290,4 +290,9 @@ class T5(nn.Module):
     hidden_BD, cache = t5_decode.step(
       self.config, weights, cache, tokens_B, active_B
     )
-    return self.unembed(weights, hidden_BD), cache
+    logits_BV = layers.step_logits(
+      lambda x_BD: self.unembed(weights, x_BD),
+      hidden_BD,
+      tied=self.config.tied,
+    )
+    return logits_BV, cache

@@ -1,5 +1,7 @@
 """A decoding step sends activations, never a matrix; a train step does both."""
 
+import dataclasses
+
 import jax
 import pytest
 
@@ -13,11 +15,47 @@ from refine_jax.training.loss import supervised_loss
 from refine_jax.training.step import make_train_step
 
 ROWS, PROMPT, TARGET, WIDTH = 16, 32, 16, 256
-COMMON = {"vocab_size": 512, "width": WIDTH, "heads": 4, "head_dim": 64}
-CONFIGS = {
-  "llama": {**COMMON, "mlp": 512, "layers": 2, "kv_heads": 4},
-  "t5": {**COMMON, "mlp": 512, "encoder_layers": 2, "decoder_layers": 2},
+# A family takes the fields it has.
+SIZES = {
+  "vocab_size": 512,
+  "width": WIDTH,
+  "mlp": 512,
+  "heads": 4,
+  "kv_heads": 4,
+  "head_dim": 64,
+  "layers": 2,
+  "encoder_layers": 2,
+  "decoder_layers": 2,
 }
+# (family, whether the head is the embedding table, devices on `tensor`)
+CASES = (
+  ("llama", False, 1),
+  ("llama", False, 4),
+  ("llama", True, 2),
+  ("galactica", True, 1),
+  ("gpt2", True, 4),
+  ("codegen", False, 2),
+  ("t5", False, 2),
+  ("t5", True, 4),
+)
+
+
+def test_every_family_is_asked():
+  writers = {name for name, f in families.families().items() if f.writes}
+  assert {family for family, *_ in CASES} == writers
+
+
+def model(family, tied, tensor):
+  """(planner, module, params, bytes of its smallest matrix)."""
+  topology = topologies.parse("cpu:8")
+  mesh = sharding.make_mesh(tensor=tensor, devices=topology.devices())
+  kind = families.families()[family]
+  fields = {field.name for field in dataclasses.fields(kind.config)}
+  sizes = {name: size for name, size in SIZES.items() if name in fields}
+  module = kind.module(kind.config(**sizes, tied=tied))
+  params = state.abstract_params(module, build.example_batch(), mesh)
+  least = smallest_matrix(module, params, mesh)
+  return programs.Planner(topology, mesh), module, params, least
 
 
 def smallest_matrix(module, params, mesh) -> float:
@@ -35,16 +73,9 @@ def large(program: programs.Program, least: float) -> list[tuple[str, float]]:
   return [(text, size) for text, size in program.gathers if size >= least]
 
 
-@pytest.mark.parametrize(
-  ("family", "tensor"), [("llama", 1), ("llama", 2), ("t5", 1)]
-)
-def test_no_step_gathers_a_whole_parameter(family, tensor):
-  topology = topologies.parse("cpu:8")
-  mesh = sharding.make_mesh(tensor=tensor, devices=topology.devices())
-  planner = programs.Planner(topology, mesh)
-  module = families.build({"family": family, "config": CONFIGS[family]})
-  params = state.abstract_params(module, build.example_batch(), mesh)
-  least = smallest_matrix(module, params, mesh)
+@pytest.mark.parametrize(("family", "tied", "tensor"), CASES)
+def test_no_step_gathers_a_whole_parameter(family, tied, tensor):
+  planner, module, params, least = model(family, tied, tensor)
   made, _ = programs.sampler(
     planner,
     module,
@@ -54,10 +85,15 @@ def test_no_step_gathers_a_whole_parameter(family, tensor):
     chunk=4,
     resident=0,
   )
-  (chunk,) = [p for p in made if p.name == "decode chunk"]
+  chunk = next(p for p in made if p.name == "decode chunk")
   assert chunk.gathers  # it is one mesh's, and there is something to compare
   assert large(chunk, least) == []
-  # The same question of a step that does gather them.
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_a_train_step_gathers_them(family):
+  """The same question of a step that does."""
+  planner, module, params, least = model(family, tied=False, tensor=1)
   optimizer = optim.make_optimizer(optim.OptimizerSettings())[0]
   step = make_train_step(supervised_loss(module, chunk=4096), optimizer)
   batch = planner.batch(ROWS, PROMPT, TARGET)
