@@ -47,6 +47,7 @@ class Program:
     bytes_moved: arguments and results once, and what every product reads and
       writes.
     collectives: kind -> how many, and the bytes a device receives.
+    kernels: how many attention kernels run.
     gathers: (text, bytes) of every all-gather in it.
     buffers: what it is given; empty where the compiler prints no result.
     seconds: that compiling took.
@@ -61,6 +62,7 @@ class Program:
   flops: float
   bytes_moved: float
   collectives: dict[str, hlo.Collective]
+  kernels: float
   gathers: tuple[tuple[str, float], ...]
   buffers: tuple[Buffer, ...]
   bound_seconds: float
@@ -198,8 +200,9 @@ def _compiled(
     flops=cost.flops,
     bytes_moved=moved,
     collectives=dict(cost.collectives),
+    kernels=cost.kernels,
     gathers=cost.gathers,
-    buffers=_buffers(module, compiled) if topology.estimated else (),
+    buffers=_buffers(module, compiled),
     bound_seconds=seconds,
     bound_by=by,
     seconds=time.monotonic() - begun,
@@ -209,7 +212,12 @@ def _compiled(
 
 def _buffers(module: hlo.Module, compiled: Any) -> tuple[Buffer, ...]:
   # Of the final text: which are aliased is decided after the partitioner.
-  aliased = hlo.aliased(compiled.as_text())
+  text = None
+  with contextlib.suppress(jax.errors.JaxRuntimeError):
+    text = compiled and compiled.as_text()  # libtpu cannot print every program
+  if text is None:
+    return ()
+  aliased = hlo.aliased(text)
   return tuple(
     Buffer(name, size, number in aliased)
     for number, (name, size) in sorted(module.parameters().items())

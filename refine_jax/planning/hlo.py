@@ -16,7 +16,7 @@ from refine_jax.planning import hlo_text
 
 # Another number when something is counted in another way: figures that are
 # remembered (see `compiled.measure`) are then made again.
-COUNTING = 2
+COUNTING = 3
 # Products that each of the attention kernels makes of queries and keys.
 _KERNELS = {"fwd": 2, "dq": 3, "dkv": 4}
 _COLLECTIVES = (
@@ -47,11 +47,13 @@ class Cost:
     flops: of matrix products, those in attention kernels included.
     traffic: bytes of their operands and results.
     collectives: by kind.
+    kernels: how many attention kernels run.
     gathers: (attributes, bytes of the result) of every all-gather.
   """
 
   flops: float = 0.0
   traffic: float = 0.0
+  kernels: float = 0
   collectives: Mapping[str, Collective] = dataclasses.field(
     default_factory=dict
   )
@@ -62,7 +64,9 @@ class Cost:
       k: Collective(c.count * n, c.bytes * n)
       for k, c in self.collectives.items()
     }
-    return Cost(self.flops * n, self.traffic * n, kinds, self.gathers)
+    return Cost(
+      self.flops * n, self.traffic * n, self.kernels * n, kinds, self.gathers
+    )
 
   def __add__(self, other: "Cost") -> "Cost":
     kinds = dict(self.collectives)
@@ -71,6 +75,7 @@ class Cost:
     return Cost(
       self.flops + other.flops,
       self.traffic + other.traffic,
+      self.kernels + other.kernels,
       kinds,
       self.gathers + other.gathers,
     )
@@ -251,7 +256,7 @@ def _kernel(line: hlo_text.Line, types: Mapping[str, str]) -> Cost:
   q, k = hlo_text.shape_of(floats[0]), hlo_text.shape_of(floats[1])
   pairs = math.prod(q[:-1]) * k[-2]
   moved = hlo_text.size(line.shape) + sum(map(hlo_text.size, given))
-  return Cost(2.0 * _KERNELS.get(named[1], 0) * pairs * q[-1], moved)
+  return Cost(2.0 * _KERNELS.get(named[1], 0) * pairs * q[-1], moved, 1)
 
 
 def aliased(text: str) -> set[int]:

@@ -139,8 +139,9 @@ ENTRY %main (q: bf16[2,4,256,128], k: bf16[2,2,384,128]) -> bf16[2,4,256,128] {{
   ROOT %o = bf16[2,4,256,128]{{3,2,1,0}} custom-call(%i, %q, %k, %k), custom_call_target="tpu_custom_call", metadata={{op_name="jit(f)/{kernel}"}}
 }}
 """  # noqa: E501
-  found = hlo.Module(text, 1).cost().flops
-  assert found == products * 2 * (2 * 4 * 256) * 384 * 128
+  found = hlo.Module(text, 1).cost()
+  assert found.flops == products * 2 * (2 * 4 * 256) * 384 * 128
+  assert found.kernels == (products > 0)
 
 
 LOOP = """HloModule m
