@@ -53,10 +53,12 @@ def torch_logits(model, batch):
   """Per example, the logits that predict its target; no padding anywhere."""
   found = []
   for i in range(len(batch.prompt_BP)):
-    prompt, target = _row(batch, i)
-    ids = torch.tensor(np.concatenate([prompt, target])[None].astype(np.int64))
-    logits = model(input_ids=ids).logits[0]
-    found.append(logits[len(prompt) - 1 : len(prompt) + len(target) - 1])
+    prompt, target = (torch.tensor(x[None]).long() for x in _row(batch, i))
+    if model.config.is_encoder_decoder:
+      found.append(model(input_ids=prompt, labels=target).logits[0])
+      continue
+    logits = model(input_ids=torch.cat([prompt, target], 1)).logits[0]
+    found.append(logits[prompt.shape[1] - 1 : -1])
   return found
 
 

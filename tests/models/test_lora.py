@@ -1,5 +1,6 @@
 """Adapters on every family: merged is unmerged, and PEFT's layout."""
 
+import copy
 import json
 
 import jax
@@ -50,7 +51,7 @@ def test_merged_is_unmerged(adapted):
   theirs = tiny.states(module, merged, tiny.batch())
   before = tiny.states(module, params, tiny.batch())
   for mine, other, old in zip(ours, theirs, before, strict=True):
-    np.testing.assert_allclose(mine, other, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(mine, other, atol=1e-5, rtol=0)
     assert np.abs(mine - old).max() > 1e-2
 
 
@@ -72,7 +73,23 @@ def test_merged_is_unmerged_when_decoding(adapted):
 
   joined = lora.join(params, adapters, EVERYTHING)
   for ours, theirs in zip(logits(joined), logits(merged), strict=True):
-    np.testing.assert_allclose(ours, theirs, atol=2e-5, rtol=1e-5)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_every_adapter_learns(adapted):
+  module, params, adapters, _ = adapted
+  loss = lora.loss(supervised_loss(module), EVERYTHING)
+  batch = jax.tree.map(jnp.asarray, tiny.batch())
+
+  @jax.jit
+  def gradient(adapters):
+    return jax.grad(lambda x: loss(x, Beside(params, batch), None).total)(
+      adapters
+    )
+
+  for name, slope in named_leaves(gradient(adapters)).items():
+    by_layer = np.abs(slope).reshape(slope.shape[0], -1).max(axis=1)
+    assert np.all(by_layer > 1e-4), name
 
 
 def slow_merge(kernel, a, b, count, scale):
@@ -193,6 +210,11 @@ def test_round_trip(adapted, tmp_path):
   assert lora.chosen(again, inputs) == lora.chosen(EVERYTHING, inputs)
 
 
+T5 = {
+  "vocab_size": 61, "d_model": 24, "d_kv": 8, "d_ff": 40, "num_layers": 2,
+  "num_heads": 3, "relative_attention_num_buckets": 8, "dropout_rate": 0.0,
+  "decoder_start_token_id": 0,
+}  # fmt: skip
 MODELS = {
   "llama": (
     transformers.LlamaForCausalLM,
@@ -214,37 +236,114 @@ MODELS = {
       n_ctx=80, rotary_dim=4,
     ),
   ),
+  "galactica": (
+    transformers.OPTForCausalLM,
+    transformers.OPTConfig(
+      vocab_size=61, hidden_size=24, word_embed_proj_dim=24, ffn_dim=40,
+      num_hidden_layers=2, num_attention_heads=3, max_position_embeddings=80,
+      activation_function="gelu",
+    ),
+  ),
+  "t5": (
+    transformers.T5ForConditionalGeneration,
+    transformers.T5Config(**T5, feed_forward_proj="relu"),
+  ),
+  "t5 gated": (
+    transformers.T5ForConditionalGeneration,
+    transformers.T5Config(**T5, feed_forward_proj="gated-gelu"),
+  ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_torch_with_the_written_adapters_has_our_logits(name, tmp_path):
-  """`W + (alpha / r) B A` on the torch module that each tensor's name means,
-  transposed where PEFT is told so: what PEFT does on loading."""
-  model_class, config = MODELS[name]
-  model = parity.saved(model_class, config, tmp_path / "base")
-  module, params = hf.load(tmp_path / "base")
-  adapters = random_adapters(module, params, EVERYTHING)
-  folder = tmp_path / "adapters"
-  lora_hf.save(folder, module, adapters, rank=3, alpha=6.0)
+def test_every_family_is_compared_with_torch():
+  assert {name.split()[0] for name in MODELS} == set(WRITERS)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def base(request, tmp_path_factory):
+  """(torch's model, module, parameters)."""
+  folder = tmp_path_factory.mktemp("base")
+  model = parity.saved(*MODELS[request.param], folder)
+  return model, *hf.load(folder)
+
+
+def with_adapters(model, folder):
+  """What PEFT makes of a model and a folder: `W + (alpha / r) B A` on the
+  module that each tensor's name means, transposed where it is told so."""
   told = json.loads((folder / "adapter_config.json").read_text())
   tensors = load_file(folder / "adapter_model.safetensors")
   stems = {n.removesuffix(".lora_A.weight") for n in tensors if "lora_A" in n}
   assert 2 * len(stems) == len(tensors)
+  model = copy.deepcopy(model)
   for stem in stems:
     where = stem.removeprefix("base_model.model.")
     assert any(where.endswith(f".{t}") for t in told["target_modules"])
     a, b = (tensors[f"{stem}.lora_{x}.weight"] for x in "AB")
     change = torch.tensor(told["lora_alpha"] / told["r"] * b @ a)
-    weight = model.get_submodule(where).weight
     with torch.no_grad():
+      weight = model.get_submodule(where).weight
       weight += change.T if told["fan_in_fan_out"] else change
+  return model
+
+
+def check_logits(model, module, params):
   rows = parity.batch(61)
-  joined = lora.join(params, adapters, EVERYTHING)
-  logits_BTV = parity.both(module, joined, rows)[0]
+  hidden_BTD = tiny.apply(module, params, rows).hidden_BTD
+  logits_BTV = module.unembed(params, hidden_BTD)
   for i, theirs in enumerate(parity.torch_logits(model, rows)):
     ours = np.asarray(logits_BTV)[i][rows.target_mask_BT[i]]
     np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-4)
+
+
+def test_torch_with_the_written_adapters_has_our_logits(base, tmp_path):
+  model, module, params = base
+  adapters = random_adapters(module, params, EVERYTHING)
+  lora_hf.save(tmp_path, module, adapters, rank=3, alpha=6.0)
+  joined = lora.join(params, adapters, EVERYTHING)
+  check_logits(with_adapters(model, tmp_path), module, joined)
+
+
+# Matrices that PEFT adapts where it is told none.
+DEFAULTS = {
+  "llama": ("q_proj", "v_proj"),
+  "opt": ("q_proj", "v_proj"),
+  "gpt2": ("c_attn",),
+  "codegen": ("qkv_proj",),
+  "t5": ("q", "v"),
+}
+
+
+def write_as_peft(model, folder):
+  """A folder by torch's names and shapes, without asking us of either."""
+  targets = DEFAULTS[model.config.model_type]
+  rows_first = model.config.model_type == "gpt2"  # whose layers are Conv1D
+  rng, tensors = np.random.default_rng(0), {}
+  for name, layer in model.named_modules():
+    if name.rpartition(".")[2] not in targets:
+      continue
+    shape = layer.weight.shape[::-1] if rows_first else layer.weight.shape
+    for part, size in (("A", (2, shape[1])), ("B", (shape[0], 2))):
+      key = f"base_model.model.{name}.lora_{part}.weight"
+      tensors[key] = 0.2 * rng.standard_normal(size).astype(np.float32)
+  save_file(tensors, folder / "adapter_model.safetensors")
+  told = {
+    "peft_type": "LORA",
+    "r": 2,
+    "lora_alpha": 8,
+    "target_modules": targets,
+    "fan_in_fan_out": rows_first,
+  }
+  (folder / "adapter_config.json").write_text(json.dumps(told))
+
+
+def test_adapters_by_torchs_names_are_read(base, tmp_path):
+  model, module, params = base
+  write_as_peft(model, tmp_path)
+  found = lora_hf.load(tmp_path, module)
+  settings = lora.Lora(found.rank, found.alpha, found.targets)
+  assert settings.scale == 4
+  joined = lora.join(params, found.adapters, settings)
+  check_logits(with_adapters(model, tmp_path), module, joined)
 
 
 def test_what_is_wrong_with_a_folder_is_said(tmp_path):
