@@ -8,6 +8,7 @@ order. So whatever decides what runs next, and could differ between processes
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -20,7 +21,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from refine_jax import files, records
-from refine_jax.stages.reading import BadConfig
 from refine_jax.training.hooks import Preempted
 
 # What launch_scripts/local_multiprocess.sh sets; on Cloud TPU, on GKE's TPUs
@@ -73,7 +73,11 @@ def leaving() -> Iterator[None]:
   except BaseException as error:
     if jax.process_count() == 1 or isinstance(error, Preempted):
       raise
-    os._exit(_last_words(error))
+    code = 1
+    try:
+      code = _last_words(error)
+    finally:
+      os._exit(code)  # also where nobody takes the words
 
 
 def _last_words(error: BaseException) -> int:
@@ -112,24 +116,11 @@ def together(what: str) -> None:
     multihost_utils.sync_global_devices(what)
 
 
-def alone(
-  main: Callable[..., str], models: Callable[[Any], bool] | None = None
-) -> Callable[..., str]:
-  """A stage of files and no models: one process does it, the others wait.
+def alone(main: Callable[..., str]) -> Callable[..., str]:
+  """A stage of files and no models: one process does it, the others wait."""
 
-  Args:
-    main: the stage.
-    models: whether under this config it needs a model after all. One process
-      cannot run what lies on all of them, and all would write the same files:
-      several processes are then refused.
-  """
-
+  @functools.wraps(main)
   def first(config: Any, workdir: Any) -> str:
-    if models and jax.process_count() > 1 and models(config):
-      raise BadConfig(
-        "this stage writes what a model says from one process, not from"
-        f" {jax.process_count()}: start it on one host, without --distributed"
-      )
     return by_first(lambda: main(config, workdir))
 
   return first

@@ -14,6 +14,7 @@ from refine_jax.stages import build, distributed, launch
 SECTIONS = ("seed", "task")
 
 
+@distributed.alone
 def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   """Writes them, once."""
   path = workdir / "examples.jsonl"
@@ -25,4 +26,4 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
 
 
 if __name__ == "__main__":
-  launch.run(distributed.alone(main), SECTIONS)
+  launch.run(main, SECTIONS)

@@ -31,6 +31,7 @@ TOGETHER = "critique, gated"
 FOLDERS = {"actor0+critic": "refine", "critic+critic": "refine_last"}
 
 
+@distributed.alone
 def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   """Makes the report.
 
@@ -204,4 +205,4 @@ def _data(runs, manifests) -> list[str]:
 
 
 if __name__ == "__main__":
-  launch.run(distributed.alone(main), SECTIONS)
+  launch.run(main, SECTIONS)

@@ -57,6 +57,7 @@ class Arm:
     return np.mean(self.values[turn], axis=0)
 
 
+@distributed.alone
 def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   """Makes the report.
 
@@ -275,4 +276,4 @@ def _write_json(path: pathlib.Path, value: Any) -> None:
 
 
 if __name__ == "__main__":
-  launch.run(distributed.alone(main), SECTIONS)
+  launch.run(main, SECTIONS)

@@ -22,6 +22,7 @@ SECTIONS = (
 )
 
 
+@distributed.alone
 def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   """Makes one training set.
 
@@ -61,4 +62,4 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
 
 
 if __name__ == "__main__":
-  launch.run(distributed.alone(main), SECTIONS)
+  launch.run(main, SECTIONS)

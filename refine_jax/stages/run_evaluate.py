@@ -39,8 +39,12 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   bench = Bench(config, workdir)
   found = {name: bench.system(name) for name in settings.order}
   build.tell_programs(bench.task)
-  if jax.process_index():
-    return ""
+  return distributed.by_first(lambda: _report(found, config, workdir))
+
+
+def _report(found, config: ConfigDict, workdir: pathlib.Path) -> str:
+  """Writes what was found of every system."""
+  settings = config.run_evaluate
   made = selection.summary(
     found,
     ks=settings.ks,
@@ -66,7 +70,6 @@ class Bench:
     self._config, self._settings, self._workdir = config, settings, workdir
     self.task = build.task(config.task, settings.options)
     self._template = build.template(config.template)
-    self._mesh = build.mesh(config.mesh)
     self._problems = build.problems(
       self.task,
       settings.split,
@@ -129,24 +132,21 @@ class Bench:
       chunk=self._settings.chunk,
       suffix=suffix,
     )
-    distributed.together(str(path))
 
   def _scores(self, system, folder, samples) -> dict[tuple[str, str], float]:
     """(problem, completion) -> probability of being right."""
     rows = reranking.rows(samples, self._template)
     path = folder / "scores.json"
-    if path.exists():
-      scores = json.loads(path.read_text(encoding="utf-8"))
-    else:
+    scores = distributed.found(path)
+    if scores is None:
       model, lengths = rerankers.load(
-        build.resolve(system.reranker, self._workdir), self._mesh
+        build.resolve(system.reranker, self._workdir),
+        build.mesh(self._config.mesh),
       )
       scorer = rerankers.Scorer(model, lengths, self._config.engine.slots)
       scores = scorer(model.params, rows).tolist()
       if jax.process_index() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
         files.write(path, json.dumps(scores) + "\n")
-      distributed.together(str(path))
     keys = [(row.problem, row.text) for row in rows]
     return dict(zip(keys, scores, strict=True))
 

@@ -11,7 +11,7 @@ import pathlib
 from ml_collections import ConfigDict
 
 from refine_jax import files, records
-from refine_jax.stages import build, launch, sampled
+from refine_jax.stages import build, distributed, launch, sampled
 
 SECTIONS = (
   "seed",
@@ -44,7 +44,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   generator = build.resolve(settings.generator, workdir)
   found = sampled.checkpoints(generator, settings.select)
   for suffix, folder in found.items():
-    shard = sampled.collect(
+    sampled.collect(
       workdir / "samples.jsonl",
       functools.partial(build.load_model, folder, mesh),
       config.engine,
@@ -57,9 +57,12 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
       suffix=suffix,
     )
   build.tell_programs(task)
-  counts = count(shard)
-  path = shard.with_name(shard.name.replace("samples", "counts", 1))
-  files.write(path.with_suffix(".json"), json.dumps(counts) + "\n")
+  return distributed.by_first(lambda: _counted(workdir))
+
+
+def _counted(workdir: pathlib.Path) -> str:
+  counts = count(workdir / "samples.jsonl")
+  files.write(workdir / "counts.json", json.dumps(counts) + "\n")
   return (
     f"Wrote {counts['samples']} samples of {counts['problems']} problems to"
     f" {workdir}: {counts['correct']} correct, {counts['solved']} problems"
@@ -68,7 +71,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
 
 
 def count(path: pathlib.Path) -> dict[str, int]:
-  """What a shard holds."""
+  """What a file holds."""
   rows = list(records.read(records.Attempts, path))
   return {
     "problems": len({row.problem for row in rows}),

@@ -17,6 +17,7 @@ from refine_jax.stages.reading import BadConfig
 SECTIONS = ("task", "tokenizer", "template", "data")
 
 
+@distributed.alone
 def main(config: ConfigDict, workdir: pathlib.Path) -> str:
   """Makes one tokenizer.
 
@@ -71,4 +72,4 @@ def _perturbed(task, problem):
 
 
 if __name__ == "__main__":
-  launch.run(distributed.alone(main), SECTIONS)
+  launch.run(main, SECTIONS)

@@ -28,7 +28,6 @@ from refine_jax.stages import (
   rerankers,
   run_evaluate,
   run_sample,
-  sampled,
   train_generator,
   train_reranker,
   train_tokenizer,
@@ -113,11 +112,19 @@ def test_killed_and_resumed_is_uninterrupted(run, capsys):
     assert ours == theirs
 
 
-def test_processes_share_the_problems():
-  problems = list(range(11))
-  shares = [sampled.share(problems, i, 3) for i in range(3)]
-  assert shares[1] == [1, 4, 7, 10]
-  assert sorted(i for share in shares for i in share) == problems
+def test_one_goes_on_with_what_several_have_left(run):
+  """Of three processes two had begun, and one died while it wrote."""
+  config, root, said = run
+  whole = (root / "samples" / "samples.jsonl").read_bytes()
+  lines = whole.splitlines(keepends=True)
+  path = root / "left" / "samples.jsonl"
+  path.parent.mkdir()
+  records.shard(path, 0, 3).write_bytes(b"".join(lines[:8]))
+  records.shard(path, 1, 3).write_bytes(b"".join(lines[32:]) + b'{"id": "ha')
+  again = run_sample.main(config, path.parent)
+  assert again == said["samples"].replace("/samples:", "/left:")
+  assert path.read_bytes() == whole
+  assert {f.name for f in path.parent.iterdir()} == {"counts.json", path.name}
 
 
 def test_every_checkpoint_can_be_sampled(run, tmp_path):

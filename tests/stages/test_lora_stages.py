@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-import sampling_child
+import untrained
 from safetensors.numpy import load_file
 
 from refine_jax import config as blocks
@@ -23,8 +23,7 @@ from refine_jax.training.state import named_leaves
 def run(tmp_path_factory):
   """Six updates at once: (config, root)."""
   root = tmp_path_factory.mktemp("lora")
-  config = sampling_child.config_at(root)
-  sampling_child.save_generator(config, root)
+  config = untrained.saved(root)
   section = config.train_generator
   section.model = blocks.checkpoint("../generator")
   section.rows = 64
