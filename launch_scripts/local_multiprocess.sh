@@ -86,12 +86,18 @@ finish() {
   for pid in "${children[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done
 }
 trap 'finish; exit 130' INT TERM
+# Shows and keeps what process 0 says, to the end: a terminal's ctrl-c is for
+# all, and a process whose words nobody takes could not save.
+both() {
+  trap '' INT TERM
+  exec tee "$1"
+}
 
 for ((i = 0; i < processes; i++)); do
   mapfile -t variables < <(environment_of "$i")
   if ((i == 0)); then
     env "${variables[@]}" "$@" --distributed \
-      > >(tee "$logs/$i.out") 2> >(tee "$logs/$i.err" >&2) &
+      > >(both "$logs/$i.out") 2> >(both "$logs/$i.err" >&2) &
   else
     env "${variables[@]}" "$@" --distributed \
       >"$logs/$i.out" 2>"$logs/$i.err" &
@@ -102,7 +108,7 @@ done
 # Whichever ends first and badly ends them all.
 left=("${!children[@]}")
 while ((${#left[@]})); do
-  next=()
+  next=() said='' first=0
   for i in "${left[@]}"; do
     if kill -0 "${children[$i]}" 2>/dev/null; then
       next+=("$i")
@@ -111,13 +117,18 @@ while ((${#left[@]})); do
     code=0
     wait "${children[$i]}" || code=$?
     if ((code)); then
-      echo "local_multiprocess.sh: process $i of $processes ended with code" \
-        "$code; ending the others. Run the same command to resume." >&2
+      said+="process $i of $processes ended with code $code; "
+      # Whoever was left alone ends with 1, maybe at the same moment.
+      if ((first < 2)); then first=$code; fi
       if ((i)); then tail -n 20 "$logs/$i.err" >&2; fi
-      finish
-      exit "$code"
     fi
   done
+  if ((first)); then
+    echo "local_multiprocess.sh: ${said}ending the others. Run the same" \
+      "command to resume." >&2
+    finish
+    exit "$first"
+  fi
   left=(${next[@]+"${next[@]}"})
   sleep 0.2
 done

@@ -117,10 +117,17 @@ def refuse_test(config: ConfigDict, *splits: str) -> None:
 
 
 def mesh(config: ConfigDict) -> jax.sharding.Mesh:
+  """All processes' devices, or the first of them; some of every process."""
   sizes = config.to_dict()
   count = sizes.pop("devices")
+  devices = jax.devices()[: count or None]
   with reading("mesh"):
-    return sharding.make_mesh(**sizes, devices=jax.devices()[: count or None])
+    idle = set(range(jax.process_count())) - {d.process_index for d in devices}
+    if idle:
+      raise ValueError(
+        f"devices={count} leaves process {min(idle)} without any"
+      )
+    return sharding.make_mesh(**sizes, devices=devices)
 
 
 def own_mesh(config: ConfigDict) -> jax.sharding.Mesh:

@@ -111,10 +111,9 @@ class Rounds:
       if len(self.engine.encode(self._continued(p))) <= self.shape.prompt
     ]
     if len(fits) < len(problems):
-      print(
+      distributed.tell(
         f"data: {len(problems) - len(fits)} of {len(problems)} problems have"
-        f" prompts of more than {self.shape.prompt} tokens and are left out",
-        flush=True,
+        f" prompts of more than {self.shape.prompt} tokens and are left out"
       )
     return fits
 

@@ -51,7 +51,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> str:
     folder = workdir / name
     if not distributed.spoken((folder / "summary.json").exists()):
       bench.run(name, folder)
-    print(_line(name, folder), flush=True)
+    distributed.tell(_line(name, folder))
   return f"Answered {len(bench.problems)} problems in {len(names)} arms"
 
 

@@ -15,7 +15,14 @@ from refine_jax import records
 from refine_jax.batch import Params
 from refine_jax.methods import reranking
 from refine_jax.models.reranker import Reranker
-from refine_jax.stages import build, launch, rerankers, sampled, supervised
+from refine_jax.stages import (
+  build,
+  distributed,
+  launch,
+  rerankers,
+  sampled,
+  supervised,
+)
 from refine_jax.stages.reading import BadConfig
 from refine_jax.training.classify import classification_loss
 from refine_jax.training.step import make_train_step
@@ -86,9 +93,8 @@ def _batches(model, rows, lengths, settings, seed) -> tuple[rerankers.Fed, int]:
     batch_size=settings.train.batch_size,
     seed=seed,
   )
-  print(
-    f"data: {len(correct)} completions, {100 * np.mean(correct):.1f} % correct",
-    flush=True,
+  distributed.tell(
+    f"data: {len(correct)} completions, {100 * np.mean(correct):.1f} % correct"
   )
   weights = reranking.weights(correct, settings.balance)
   return rerankers.Fed(made, correct, weights), len(correct)

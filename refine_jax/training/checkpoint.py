@@ -15,8 +15,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
 from refine_jax import files, sharding
 from refine_jax.batch import Params
@@ -30,6 +32,7 @@ from refine_jax.training.state import (
 FOLDER = "checkpoints"
 _PARAMS, _OPT, _META = "params", "opt_state", "meta"
 _COMMITTED = "commit_success.txt"
+_NONE = -1  # no step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,10 +173,10 @@ class Checkpointer:
     Raises:
       ValueError: the checkpoint is of other shapes; names the parameter.
     """
-    steps = _steps(self._folder)
-    if not steps:
+    step = _first_says((_steps(self._folder) or [_NONE])[-1])
+    if step == _NONE:
       return None
-    folder = self._folder / str(steps[-1])
+    folder = self._folder / str(step)
     params = _restore(folder / _PARAMS, state.params)
     optimizer = {"step": state.step, "leaves": _flat(state.opt_state)}
     optimizer = _restore(folder / _OPT, optimizer)
@@ -266,6 +269,13 @@ def _steps(root: epath.Path) -> list[int]:
     return []
   folders = [f for f in root.iterdir() if f.name.isdigit() and _whole(f)]
   return sorted(int(f.name) for f in folders)
+
+
+def _first_says(step: int) -> int:
+  """All processes go on from what the first one sees on the disk."""
+  if jax.process_count() == 1:
+    return step
+  return int(multihost_utils.broadcast_one_to_all(np.int32(step)))
 
 
 def _whole(folder: epath.Path) -> bool:

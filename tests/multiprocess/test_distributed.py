@@ -5,7 +5,9 @@ import os
 import jax
 import pytest
 
-from refine_jax.stages import distributed
+from refine_jax import config
+from refine_jax.stages import build, distributed
+from refine_jax.stages.reading import BadConfig
 from refine_jax.training.hooks import Preempted
 
 
@@ -49,6 +51,12 @@ def test_those_that_saved_together_leave_together(monkeypatch):
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   with pytest.raises(Preempted), distributed.leaving():
     raise Preempted(3)
+
+
+def test_no_process_is_left_without_a_device(monkeypatch):
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  with pytest.raises(BadConfig, match="devices=1 leaves process 1 without any"):
+    build.mesh(config.mesh(devices=1))
 
 
 def test_a_variable_that_is_no_number_is_named(monkeypatch):
