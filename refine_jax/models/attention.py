@@ -154,8 +154,8 @@ def choose(
 
   cudnn wants half precision, heads of at most 128 in eights and, where a mask
   is `dense` (more than causality by index), even lengths. T5's bias gradient
-  stays with XLA, and so do queries that are `placed` anywhere but at their
-  index; see `append`.
+  stays with XLA; on TPUs so do queries that are `placed` anywhere but at their
+  index, see `append`.
   """
   if platform == "tpu" and bias is None and not placed:
     return "splash" if splash.fits(q_BLNH, k_BSKH) else "xla"
@@ -255,7 +255,7 @@ def append(
     out_BPNH.
   """
   if implementation == "auto":
-    implementation = choose(q_BPNH, new[0], None, platform(), dense=True)
+    implementation = choose(q_BPNH, kept[0], None, platform(), dense=True)
   offset_P = jnp.arange(q_BPNH.shape[1])
   if not implementation.startswith("splash"):
     return attend(

@@ -165,9 +165,11 @@ def test_softmax_is_float32_in_half_precision():
   ("platform", "dtype", "dim", "bias", "expected"),
   [
     ("gpu", jnp.bfloat16, 128, None, "cudnn"),
+    ("gpu", jnp.float16, 64, None, "cudnn"),
     ("gpu", jnp.bfloat16, 64, np.zeros(1), "xla"),
     ("gpu", jnp.float32, 64, None, "xla"),
     ("gpu", jnp.bfloat16, 20, None, "xla"),
+    ("gpu", jnp.bfloat16, 256, None, "xla"),
     ("cpu", jnp.bfloat16, 64, None, "xla"),
     ("tpu", jnp.bfloat16, 64, None, "xla"),
   ],
@@ -183,6 +185,100 @@ def test_auto_keeps_odd_lengths_with_a_dense_mask_from_cudnn():
   assert attention.choose(q, q, None, "gpu", dense=True) == "xla"
   q = jnp.zeros((1, 4, 2, 64), jnp.bfloat16)
   assert attention.choose(q, q, None, "gpu", dense=True) == "cudnn"
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+  """What runs if this were one: the implementations, in order."""
+  ran = []
+
+  def recording(name):
+    def run(q_BLNH, *_, **__):
+      ran.append(name)
+      return q_BLNH
+
+    return run
+
+  monkeypatch.setattr(attention, "platform", lambda: "gpu")
+  for name in attention.IMPLEMENTATIONS:
+    monkeypatch.setitem(attention.IMPLEMENTATIONS, name, recording(name))
+  return ran
+
+
+@pytest.mark.parametrize(
+  ("length", "structure", "expected"),
+  [
+    (6, {}, "cudnn"),
+    (6, {"causal": True}, "cudnn"),
+    (7, {"causal": True}, "cudnn"),
+    (6, {"causal": True, "kv_segments_BS": 1}, "cudnn"),
+    (7, {"causal": True, "kv_segments_BS": 1}, "xla"),
+    (7, {"causal": True, "q_positions_BL": 1}, "xla"),
+    (6, {"bias": 1}, "xla"),
+  ],
+)
+def test_attention_on_a_gpu_is_cudnns(on_a_gpu, length, structure, expected):
+  q = jnp.zeros((1, length, 2, 64), jnp.bfloat16)
+  attention.attend(q, q, q, scale=1.0, **structure)
+  assert on_a_gpu == [expected]
+
+
+@pytest.mark.parametrize(("size", "expected"), [(12, "cudnn"), (13, "xla")])
+def test_prefill_on_a_gpu_is_cudnns(on_a_gpu, size, expected):
+  """Rows as long as they may get, which need not be even."""
+  q = jnp.zeros((1, 6, 2, 64), jnp.bfloat16)
+  kept = jnp.zeros((1, size, 2, 64), jnp.bfloat16)
+  attention.append(q, (q, q), (kept, kept), np.zeros(1, int), scale=1.0)
+  assert on_a_gpu == [expected]
+
+
+# Which segments are told.
+HALF = {
+  "causal": (),
+  "packed": ("q_segments_BL", "kv_segments_BS"),
+  "padded keys": ("kv_segments_BS",),
+}
+
+
+@pytest.mark.parametrize("name", HALF)
+@pytest.mark.parametrize(
+  "implementation",
+  ["dot", pytest.param("cudnn", marks=pytest.mark.accelerator)],
+)
+def test_in_half_precision_it_is_the_reference(implementation, name):
+  """Values and gradients, in heads and lengths that cuDNN takes."""
+  if implementation == "cudnn" and jax.default_backend() != "gpu":
+    pytest.skip("no GPU: this machine has none, or JAX_PLATFORMS=cpu")
+  rng = np.random.default_rng(0)
+  length, dim = 64, 64
+  q, k, v = (
+    jnp.asarray(rng.standard_normal((B, length, heads, dim)), jnp.bfloat16)
+    for heads in (N, K, K)
+  )
+  # Three texts and padding.
+  segments_BL = np.repeat([[1, 2, 3, 0], [1, 1, 2, 0]], length // 4, axis=1)
+  structure = dict.fromkeys(HALF[name], segments_BL)
+  seen_BL = (segments_BL > 0) | ("q_segments_BL" not in structure)
+
+  def total(q, k, v, implementation):
+    out = attention.attend(
+      *(q, k, v),
+      causal=name != "padded keys",
+      scale=dim**-0.5,
+      implementation=implementation,
+      **structure,
+    ).astype(jnp.float32)
+    out = jnp.where(seen_BL[..., None, None], out, 0)
+    return jnp.sum(out * jnp.cos(jnp.arange(dim))), out
+
+  run = jax.jit(jax.grad(total, (0, 1, 2), has_aux=True), static_argnums=3)
+  exact = (x.astype(jnp.float32) for x in (q, k, v))
+  expected = jax.tree.leaves(run(*exact, "xla"))
+  for ours, theirs in zip(
+    jax.tree.leaves(run(q, k, v, implementation)), expected, strict=True
+  ):
+    error = np.abs(np.asarray(ours, np.float32) - theirs)
+    assert error.max() < 0.02 * np.abs(theirs).max()
 
 
 def test_an_unknown_implementation_is_named():

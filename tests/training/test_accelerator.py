@@ -1,5 +1,6 @@
 """Training on whatever there is: a small model here, a large one on a GPU or
-TPU (`JAX_PLATFORMS=cuda python -m pytest -m accelerator tests/training`)."""
+TPU (`JAX_PLATFORMS=cuda python -m pytest -m accelerator tests/training`; of
+tests/models it runs the attention of cuDNN)."""
 
 import math
 
