@@ -71,6 +71,7 @@ def main(
       topology,
       lambda config, topology: _attempt(config, topology, stage, *paths),
       lambda config, topology: _floor(config, topology, stage, workdir),
+      made=plan_job.made(planned.model_of(config, stage), workdir),
     )
     # Flags of a suggestion are all there is to add, placement included.
     advice = found or "; ".join(filter(None, (NOTHING, advice)))

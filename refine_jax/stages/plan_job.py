@@ -75,10 +75,9 @@ def module_of(job: Job, section: ConfigDict) -> nn.Module:
   Raises:
     BadPlan: the architecture is nowhere to be read.
   """
+  if made(section, job.workdir):
+    return _of_checkpoint(build.resolve(section.init_from, job.workdir))
   if section.init_from:
-    path = build.resolve(section.init_from, job.workdir)
-    if path.exists():
-      return _of_checkpoint(path)
     section = job.config.model
   if section.init_from:
     raise BadPlan(f"no checkpoint at {section.init_from}")
@@ -98,6 +97,12 @@ def module_of(job: Job, section: ConfigDict) -> nn.Module:
   shape = hf.config_from_hf(known, **overrides)
   kinds = {f.config: f.module for f in families.families().values()}
   return kinds[type(shape)](shape)
+
+
+def made(section: ConfigDict, workdir: pathlib.Path) -> bool:
+  """Whether a `model` section names a checkpoint that is there."""
+  name = section.init_from
+  return bool(name) and build.resolve(name, workdir).exists()
 
 
 def _of_checkpoint(path: pathlib.Path) -> nn.Module:

@@ -63,6 +63,8 @@ def suggestion(
   topology: Topology,
   attempt: Try,
   floor: Floor,
+  *,
+  made: bool = False,
 ) -> str:
   """The first change under which the plan fits, said in one line; "" if none.
 
@@ -70,9 +72,10 @@ def suggestion(
     config: as it was asked about, on whatever mesh.
     attempt, floor: are given configs whose batches lie on their mesh. What is
       said are the flags for just the config that was tried.
+    made: see `candidates`.
   """
   tried = {_text(placed(Change((), topology), config, stage), config)}
-  for candidate in candidates(config, stage, topology):
+  for candidate in candidates(config, stage, topology, made=made):
     change = placed(candidate, config, stage)
     if (text := _text(change, config)) in tried:
       continue
@@ -97,13 +100,8 @@ def suggestion(
 def placed(change: Change, config: ConfigDict, stage: str) -> Change:
   """The change with the flags for a mesh that its batches then lie on, and
   without what changes nothing."""
-  topology = change.topology
-  more = placement(
-    change.apply(config),
-    stage,
-    topology.count // topology.slices,
-    topology.slices,
-  )
+  changed = change.apply(config)
+  more = placement(changed, stage, *_devices(changed, change.topology))
   flags = dict(change.flags) | dict(more)
   kept = [(name, x) for name, x in flags.items() if _at(config, name) != x]
   return dataclasses.replace(change, flags=tuple(kept))
@@ -115,11 +113,16 @@ def _text(change: Change, config: ConfigDict) -> str:
 
 
 def candidates(
-  config: ConfigDict, stage: str, topology: Topology
+  config: ConfigDict, stage: str, topology: Topology, *, made: bool = False
 ) -> Iterator[Change]:
-  """Changes to the run alone, then other ways to train, then more chips."""
+  """Changes to the run alone, then other ways to train, then more chips.
+
+  Args:
+    made: the stage's model is a checkpoint that is there and describes itself,
+      whatever the config says of one.
+  """
   flags: list[tuple[str, object]] = []
-  for words, more in _settings(config, stage):
+  for words, more in _settings(config, stage, made):
     flags += more
     yield Change(tuple(flags), topology, words)
   mesh = _meshes(config, topology)
@@ -139,18 +142,19 @@ def candidates(
       yield Change((*flags, rank), topology, "LoRA")
   words = "more GPUs" if topology.kind == "gpu" else "a larger slice"
   for larger in topology.larger()[:6]:
-    yield Change((), larger, words, elsewhere=True)
+    # All of it, and not as many devices as were asked for on the smaller one.
+    yield Change((("mesh.devices", 0),), larger, words, elsewhere=True)
 
 
 def _settings(
-  config: ConfigDict, stage: str
+  config: ConfigDict, stage: str, made: bool
 ) -> Sequence[tuple[str, list[tuple[str, object]]]]:
   """Remat, smaller micro-batches, then the reference moved to the host; each
   on top of those before."""
   found = []
   if not _trains(config, stage):
     return found
-  if remat := _remat(config, stage):
+  if not made and (remat := _remat(config, stage)):
     found.append(("remat", remat))
   train = config[stage].train
   rows, pieces = _rows(config, stage), train.micro_batches
@@ -169,8 +173,8 @@ def _settings(
 def _remat(config: ConfigDict, stage: str) -> list[tuple[str, object]]:
   """Flags for it, where the config has the field and does not say so yet.
 
-  A checkpoint describes itself. One that is not there yet is planned as the
-  experiment's model, and becomes what the stage that writes it is told.
+  A checkpoint that is not there yet is planned as the experiment's model, and
+  becomes what the stage that writes it is told.
   """
   own = f"{stage}.model"
   if not _has(config, own):
@@ -190,8 +194,16 @@ def _remat(config: ConfigDict, stage: str) -> list[tuple[str, object]]:
 
 def _meshes(config: ConfigDict, topology: Topology) -> list[int]:
   """Sizes of the tensor axis worth a try."""
-  now, devices = config.mesh.tensor, topology.count // topology.slices
+  now, (devices, _) = config.mesh.tensor, _devices(config, topology)
   return [n for n in (2, 4, 8) if n > now and devices % n == 0]
+
+
+def _devices(config: ConfigDict, topology: Topology) -> tuple[int, int]:
+  """How many of each slice the config's mesh is of, and of how many slices."""
+  each = topology.count // topology.slices
+  count = min(config.mesh.devices or topology.count, topology.count)
+  slices = math.ceil(count / each)
+  return count // slices, slices
 
 
 def _trains(config: ConfigDict, stage: str) -> bool:
@@ -236,13 +248,13 @@ def placement(
     return []
   sizes, train = config.mesh, config[stage].train
   rows = _rows(config, stage)
-  ways = slices * devices // (max(1, sizes.data) * sizes.tensor)
+  ways = slices * devices // sizes.tensor
   flags: list[tuple[str, object]] = []
   if not ways:
     return []  # no such mesh; whoever makes it says so
   if rows % ways:
     fitting = math.gcd(rows, ways)
-    if sizes.fsdp != -1 or fitting % slices:
+    if sizes.fsdp != -1 or fitting % (max(slices, sizes.slice) * sizes.data):
       return []
     flags.append(("mesh.tensor", sizes.tensor * ways // fitting))
     ways = fitting

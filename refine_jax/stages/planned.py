@@ -61,13 +61,18 @@ def plan(job: plan_job.Job, stage: str) -> Iterator[Program]:
   return STAGES[stage](job)
 
 
+def model_of(config: ConfigDict, stage: str) -> ConfigDict:
+  """The `model` section of a stage; the experiment's, where it has none."""
+  own = config[stage].get("model") if "train_" in stage else None
+  return own or config.model
+
+
 def state_bytes(job: plan_job.Job, stage: str) -> int:
   """What training keeps on a device between steps; 0 for other stages."""
   section = job.config.get(stage)
   if section is None or "train" not in section:
     return 0
-  named = section.get("model") or job.config.model
-  module = plan_job.module_of(job, named)
+  module = plan_job.module_of(job, model_of(job.config, stage))
   params: Any = job.params(module)
   total = 0
   if section.train.lora.rank:
@@ -88,8 +93,7 @@ def parameters(job: plan_job.Job, stage: str) -> int:
   elif stage == "train_reranker":
     held = _reranker(job)[1]
   else:
-    named = config[stage].get("model") if "train_" in stage else None
-    held = job.params(plan_job.module_of(job, named or config.model))
+    held = job.params(plan_job.module_of(job, model_of(config, stage)))
   return sum(leaf.size for leaf in jax.tree.leaves(held))
 
 

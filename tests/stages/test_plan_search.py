@@ -11,7 +11,7 @@ import pytest
 
 from refine_jax.planning import topologies
 from refine_jax.planning.compiled import CompilerError
-from refine_jax.stages import launch, plan, plan_search
+from refine_jax.stages import launch, plan, plan_job, plan_search, planned
 
 TOP = pathlib.Path(__file__).parent.parent.parent
 PPO = f"{TOP}/configs/reft/ppo.py:model=llama_7b"
@@ -100,14 +100,14 @@ def test_every_device_has_rows_of_every_micro_batch(place):
     assert train.batch_size // train.micro_batches >= ways
 
 
-def suggested(name, stage, place="v5e:2x2", **changes):
+def suggested(name, stage, place="v5e:2x2", *, made=False, **changes):
   config = launch.load_config(name)
   for field, value in changes.items():
     config.update_from_flattened_dict({field.replace("__", "."): value})
   topology = topologies.parse(place)
   return [
     str(plan_search.placed(change, config, stage))
-    for change in plan_search.candidates(config, stage, topology)
+    for change in plan_search.candidates(config, stage, topology, made=made)
   ]
 
 
@@ -129,6 +129,55 @@ def test_remat_is_offered_where_it_is_not_and_can_be_said():
   assert found[0] == (
     "remat: --config.train_generator.model.overrides.remat=full"
   )
+
+
+def test_remat_is_not_offered_for_a_checkpoint_that_is_there():
+  bare = {"model__overrides__remat": "none"}
+  offered = suggested(PPO, "train_reft", **bare)
+  kept = suggested(PPO, "train_reft", made=True, **bare)
+  assert "remat" in offered[0]
+  assert "remat" not in " ".join(kept)
+  assert kept[0].startswith("smaller micro-batches")
+
+
+def test_a_checkpoint_that_is_there_is_told_from_others(tmp_path):
+  config = launch.load_config(PPO)
+  section = planned.model_of(config, "train_reft")
+  assert not plan_job.made(section, tmp_path / "run")
+  (tmp_path / "run" / section.init_from).mkdir(parents=True)
+  assert plan_job.made(section, tmp_path / "run")
+  assert not plan_job.made(config.model, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("devices", "tensor"), [(0, 4), (2, 1), (4, 2)])
+def test_batches_are_placed_on_the_devices_that_the_mesh_is_of(devices, tensor):
+  """Two rows, on a slice of eight."""
+  config = launch.load_config(SMALL)
+  config.train_generator.train.batch_size = 2
+  config.mesh.devices = devices
+  change = plan_search.Change((), topologies.parse("v5e:2x4"))
+  placed = plan_search.placed(change, config, "train_generator")
+  flags = (("mesh.tensor", tensor),) if tensor > 1 else ()
+  assert placed.flags == flags
+
+
+def test_fewer_devices_are_as_many_for_what_is_tried():
+  found = suggested(SMALL, "train_generator", "v5e:2x4", mesh__devices=2)
+  axes = [x.split(":")[0] for x in found if x.startswith("a tensor axis")]
+  assert axes == ["a tensor axis of 2"]
+  larger = [x for x in found if x.startswith("a larger slice")]
+  assert larger and all("--config.mesh.devices=0" in x for x in larger)
+
+
+def test_batches_are_placed_on_a_data_axis_too():
+  config = launch.load_config(SMALL)
+  config.train_generator.train.batch_size = 4
+  config.mesh.data = 2
+  change = plan_search.Change((), topologies.parse("v5e:2x4"))
+  placed = plan_search.placed(change, config, "train_generator")
+  assert placed.flags == (("mesh.tensor", 2),)
+  mesh = plan_job.mesh(placed.apply(config), topologies.parse("cpu:8"))
+  assert dict(mesh.shape) == {"slice": 1, "data": 2, "fsdp": 2, "tensor": 2}
 
 
 def test_adapters_are_offered_where_the_stage_takes_them():
