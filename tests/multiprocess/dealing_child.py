@@ -10,6 +10,8 @@ import contextlib
 import pathlib
 import sys
 
+import joined
+
 TOP = pathlib.Path(__file__).parent.parent.parent
 sys.path.insert(0, str(TOP / "tests/stages"))
 
@@ -47,15 +49,12 @@ def main(run, root, *wanted):
     root: of the folders.
     wanted: as told above.
   """
-  from refine_jax.stages import distributed
+  root = pathlib.Path(root)
+
+  def one(what):
+    folder, *death = what.split(":")
+    with dying(root / folder, *map(int, death)):
+      return run(root, folder)
 
   tell_shards()
-  wanted = list(wanted)
-  if wanted[-1] == "--distributed":
-    wanted.pop()
-    distributed.join(saves=False)
-  with distributed.leaving():
-    for what in wanted:
-      folder, *death = what.split(":")
-      with dying(pathlib.Path(root) / folder, *map(int, death)):
-        print(run(pathlib.Path(root), folder), flush=True)
+  joined.each(wanted, one, saves=False)

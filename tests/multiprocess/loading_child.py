@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 
+import joined
+
 
 def anonymous():
   """Bytes that this process holds; pages of mapped files are nobody's."""
@@ -32,36 +34,35 @@ class Watch(threading.Thread):
       time.sleep(0.005)
 
 
-def main(folder, *joined):
+def loaded(folder):
+  """What it took, as a line."""
   import jax
   import jax.numpy as jnp
 
   from refine_jax import sharding
   from refine_jax.models import hf
-  from refine_jax.stages import distributed
 
-  if joined:
-    distributed.join(saves=False)
-  with distributed.leaving():
-    mesh = sharding.make_mesh()
-    jax.block_until_ready(jnp.zeros(()))
-    watch = Watch()
-    watch.start()
-    _, params = hf.load(folder, mesh=mesh)
-    jax.block_until_ready(params)
-    watch.over = True
-    watch.join()
-    leaves = jax.tree.leaves(params)
-    mine = [[s.data.nbytes for s in x.addressable_shards] for x in leaves]
-    line = {
+  mesh = sharding.make_mesh()
+  jax.block_until_ready(jnp.zeros(()))
+  watch = Watch()
+  watch.start()
+  _, params = hf.load(folder, mesh=mesh)
+  jax.block_until_ready(params)
+  watch.over = True
+  watch.join()
+  leaves = jax.tree.leaves(params)
+  mine = [[s.data.nbytes for s in x.addressable_shards] for x in leaves]
+  return json.dumps(
+    {
       "process": jax.process_index(),
       "parameters": sum(x.size for x in leaves),
       "shard": sum(map(sum, mine)),
       "took": watch.most - watch.before,
       "sums": [float(jnp.sum(x)) for x in leaves],
     }
-    print(json.dumps(line), flush=True)
+  )
 
 
 if __name__ == "__main__":
-  main(f"{sys.argv[1]}/model", *sys.argv[2:])
+  folders = f"{sys.argv[1]}/model", *sys.argv[2:]
+  joined.each(folders, loaded, saves=False)

@@ -62,10 +62,11 @@ def run(processes, each, root, *wanted, timeout=1800, **more):
   return made
 
 
-def beside(root, name):
-  """A new folder with the tokenizer of another."""
+def beside(root, name, *more):
+  """A new folder with the tokenizer of another, and more of its folders."""
   made = root / name
-  shutil.copytree(root / "tokenizer", made / "tokenizer")
+  for given in ("tokenizer", *more):
+    shutil.copytree(root / given, made / given)
   return made
 
 

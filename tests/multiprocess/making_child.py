@@ -6,10 +6,10 @@ has the task's rationales, `annotated` the base's. `models` stands for `base`
 and `encoder`, which they read.
 """
 
-import importlib
 import sys
 
 import dealing_child
+import joined
 
 STAGES = {
   "critic_data": "make_critic_data",
@@ -82,10 +82,7 @@ def run(root, folder):
   """What the stage in its folder under `root` said."""
   if folder == "models":
     return save_models(root)
-  workdir, config = root / folder, config_of(folder)
-  workdir.mkdir(exist_ok=True)
-  stage = importlib.import_module(f"refine_jax.stages.{STAGES[folder]}")
-  return stage.main(config, workdir)
+  return joined.stage(STAGES[folder], config_of(folder), root / folder)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 A program, see `dealing_child`. Its folders are the keys of `STAGES`.
 """
 
-import importlib
 import sys
 
 import dealing_child
+import joined
 
 # Folder -> stage, and the config's phase.
 STAGES = {
@@ -48,13 +48,10 @@ def config_of(phase=""):
 def run(root, folder):
   """One stage in its folder under `root`; what it said."""
   name, phase = STAGES[folder]
-  workdir = root / folder
-  workdir.mkdir(exist_ok=True, parents=True)
-  stage = importlib.import_module(f"refine_jax.stages.{name}")
   config = config_of(phase)
   if folder == "trajectory":
     config.make_self_talk_data.form = folder
-  return stage.main(config, workdir)
+  return joined.stage(name, config, root / folder)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ A program, see `dealing_child`. Its folders are `base`, a model, and `stepwise`.
 import sys
 
 import dealing_child
+import joined
 
 ARMS = (
   "random",
@@ -37,13 +38,9 @@ def run(root, folder):
   """What the stage in its folder under `root` said."""
   import tiny_rationalyst
 
-  from refine_jax.stages import run_stepwise
-
-  workdir = root / folder
-  workdir.mkdir(exist_ok=True)
   if folder == "base":
-    return tiny_rationalyst.save_base(workdir, config_of())
-  return run_stepwise.main(config_of(), workdir)
+    return tiny_rationalyst.save_base(root / folder, config_of())
+  return joined.stage("run_stepwise", config_of(), root / folder)
 
 
 if __name__ == "__main__":

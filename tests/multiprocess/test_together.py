@@ -1,49 +1,190 @@
 """Several processes do what one does: losses, samples, records, resumption."""
 
-import os
-import pathlib
+import json
 import shutil
-import time
 
+import jax
+import jax.numpy as jnp
 import loopback
+import numpy as np
 import pytest
 import together_child
+import torch
+import transformers
+import written
+
+from refine_jax import config, records
+from refine_jax.batch import Batch
+from refine_jax.stages import build, choose_best
+
+GIVEN = ("critic_data", "rationale_data")
+# In this order; whatever one reads is there.
+EARLY = (
+  "sft",
+  "reft",
+  "samples",
+  "self_training",
+  "reranker",
+  "evaluation",
+  "exported",
+  "chains/tokenizer",
+  "chains/base_examples",
+  "chains/documents",
+)
+LATE = (
+  "refine",
+  "online_st",
+  "critic",
+  "refiner",
+  "rationalyst",
+  "lora",
+  "merged",
+  "classifier",
+  "report",
+  "critique_report",
+)
+# Of these every process has the model on its own device.
+DEALT = ("samples", "evaluation")
+# Of these there is every byte.
+EXACT = (
+  "samples",
+  "self_training",
+  "exported",
+  "chains/base_examples",
+  "chains/documents",
+)
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-  """With a tokenizer for all."""
+  """With what every chain of stages begins with."""
   folder = tmp_path_factory.mktemp("together")
-  together_child.run(folder, "tokenizer")
+  for name in ("tokenizer", "critic_data"):
+    together_child.run(folder, name)
+  made = together_child.config_of("sft")
+  problems = build.problems(build.task(made.task), "train", made.data)
+  rows = [
+    records.Rationale(p.id, p.id, p.question, p.answer, p.gold)
+    for p in problems
+  ]
+  for name, part in (("train", rows[:12]), ("dev", rows[12:18])):
+    records.write(folder / "rationale_data" / f"{name}.jsonl", part)
   return folder
 
 
 @pytest.fixture(scope="module")
 def pair(root):
   """Two processes of one device each."""
-  folder = loopback.beside(root, "pair")
-  loopback.run(2, 1, folder, "sft", "reft")
+  folder = loopback.beside(root, "pair", *GIVEN)
+  loopback.run(2, 1, folder, *EARLY)
   return folder
 
 
 @pytest.fixture(scope="module")
 def alone(root, pair):
   """This process with two of its devices, from the same warm start."""
-  folder = loopback.beside(root, "alone")
+  folder = loopback.beside(root, "alone", *GIVEN)
   shutil.copytree(pair / "sft", folder / "sft")
-  together_child.run(folder, "reft:mesh.devices=2")
+  run_alone(folder, *EARLY[1:])
   return folder
+
+
+def run_alone(folder, *names):
+  for name in names:
+    devices = 1 if name in DEALT else 2
+    together_child.run(folder, f"{name}:mesh.devices={devices}")
+
+
+def assert_same(ours, theirs, *names):
+  """Whatever stages wrote: metrics, parameters, records."""
+  for name in names:
+    written.assert_same(ours / name, theirs / name)
+    if (ours / name / "checkpoints").exists():
+      loopback.assert_same_run(ours / name, theirs / name)
 
 
 def test_two_processes_do_what_one_does(pair, alone):
   loopback.assert_same_training(pair, alone, processes=2)
+  assert_same(pair, alone, *EARLY)
+  for name in EXACT:
+    assert written.files(pair / name) == written.files(alone / name)
+  # Dealt out, and joined.
+  assert not list(pair.glob("*/samples-*"))
+  counts = json.loads((pair / "samples" / "counts.json").read_text())
+  assert counts["problems"] == 11 and counts["samples"] == 33
+
+
+@pytest.fixture(scope="module")
+def later(pair, alone):
+  """Both go on with all other stages."""
+  for folder in (pair, alone):
+    seed = folder / "report" / "seed0"
+    seed.mkdir(parents=True)
+    (seed / "refine").symlink_to(folder / "refine")
+    evaluated = folder / "critique_report" / "seed0" / "evaluate"
+    evaluated.mkdir(parents=True)
+    (evaluated / "actor0").symlink_to(folder / "evaluation" / "warm")
+  loopback.run(2, 1, pair, *LATE)
+  run_alone(alone, *LATE)
+  return pair, alone
 
 
 @pytest.mark.slow
-def test_two_processes_refine_as_one_does(pair, alone):
-  loopback.run(2, 1, pair, "refine")
-  together_child.run(alone, "refine:mesh.devices=2")
+def test_two_processes_do_all_else_that_one_does(later):
+  pair, alone = later
   loopback.assert_same_refinement(pair, alone, processes=2)
+  assert_same(pair, alone, *LATE)
+  drawn = loopback.drawn(alone / "online_st")
+  assert drawn == loopback.drawn(pair / "online_st", 1)
+  runs = [[str(x / name) for name in ("sft", "lora")] for x in later]
+  found = [choose_best.best_of(folders) for folders in runs]
+  assert found[0] == found[1]
+
+
+def logits(folder, ids_BL):
+  """Transformers' of an exported folder."""
+  model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+  with torch.no_grad():
+    return model(torch.tensor(ids_BL)).logits[:, :-1].numpy()
+
+
+def our_logits(model, ids_BL):
+  prompt_BP, target_BT = ids_BL[:, :1], ids_BL[:, 1:]
+  masks = jnp.ones_like(prompt_BP, bool), jnp.ones_like(target_BT, bool)
+  batch = Batch(prompt_BP, masks[0], target_BT, masks[1], masks[1])
+  output = model.module.apply({"params": model.params}, batch)
+  return model.module.unembed(model.params, output.hidden_BTD)
+
+
+def assert_same_logits(run, exported):
+  model = build.load_model(run, build.mesh(config.mesh(devices=1)))
+  ids_BL = np.arange(3, 27).reshape(2, 12)
+  np.testing.assert_allclose(
+    our_logits(model, jnp.asarray(ids_BL)), logits(exported, ids_BL), atol=1e-4
+  )
+
+
+def test_what_two_processes_export_is_transformers_model(pair):
+  folder = pair / "exported" / "hf"
+  index = json.loads((folder / "model.safetensors.index.json").read_text())
+  shards = set(index["weight_map"].values())
+  assert shards == {f.name for f in folder.glob("*.safetensors")}
+  assert len(shards) > 2
+  assert_same_logits(pair / "sft", folder)
+
+
+@pytest.mark.slow
+def test_what_two_processes_merge_is_transformers_model(later):
+  pair, _ = later
+  assert_same_logits(pair / "lora", pair / "merged" / "hf")
+  mesh = build.mesh(config.mesh(devices=1))
+  merged, again = (
+    build.load_model(pair / name, mesh).params
+    for name in ("lora", "merged/adapters")
+  )
+  assert jax.tree.structure(merged) == jax.tree.structure(again)
+  for a, b in zip(*map(jax.tree.leaves, (merged, again)), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -103,49 +244,3 @@ def test_a_tensor_axis_across_processes(root):
     loopback.run(processes, 2 // processes, folder, wanted)
     found.append(loopback.rows(folder / "sft"))
   loopback.assert_same_rows(*found)
-
-
-def process(number, parent):
-  """The id of process `number` of those that a script started."""
-  for folder in pathlib.Path("/proc").glob("[0-9]*"):
-    try:
-      status = (folder / "stat").read_text().rpartition(")")[2].split()
-      variables = (folder / "environ").read_bytes().split(b"\0")
-    except OSError:
-      continue
-    mine = int(status[1]) == parent
-    if mine and f"REFINE_JAX_PROCESS={number}".encode() in variables:
-      return int(folder.name)
-  return None
-
-
-@pytest.mark.slow
-def test_one_is_killed_and_the_same_command_resumes(root):
-  wanted = "sft:" + ",".join(
-    f"train_generator.train.{x}"
-    for x in ("steps=80", "save_every=10", "eval_every=100")
-  )
-  folder = loopback.beside(root, "killed")
-  started = loopback.start(2, 1, folder, wanted)
-  metrics = folder / "sft" / "metrics.jsonl"
-  deadline = time.monotonic() + 200
-  while not metrics.exists() or len(metrics.read_text().splitlines()) < 14:
-    assert time.monotonic() < deadline and started.poll() is None
-    time.sleep(0.2)
-  os.kill(process(1, started.pid), 9)
-  begun = time.monotonic()
-  _, said = started.communicate(timeout=90)
-  print(f"ended after {time.monotonic() - begun:.1f} s\n{said}")
-  assert time.monotonic() - begun < 60
-  assert started.returncode != 0
-  assert "process 1 of 2 ended with code 137" in said
-  assert "Run the same command to resume" in said
-  log = (folder / "logs" / "0.err").read_text()
-  assert "error: process 0 of 2 stops: another one is gone" in log
-  done = max(row["step"] for row in loopback.rows(folder / "sft"))
-  loopback.run(2, 1, folder, wanted)
-  found = loopback.rows(folder / "sft")
-  assert found[-1]["step"] == 80 > done
-  whole = loopback.beside(root, "whole")
-  loopback.run(2, 1, whole, wanted)
-  loopback.assert_same_rows(found, loopback.rows(whole / "sft"))
