@@ -45,6 +45,13 @@ SMALL = {
   "T5-11B": ("v5p:2x2x1", "v5p:2x2x2", "v5p:2x2x4"),
   "CodeLLaMA-34B": ("v5p:2x2x4", "v5p:2x4x4", "v5p:4x4x4"),
 }
+# Every host samples by itself, so these are hosts.
+HOSTS = {
+  "T5-large": ("v6e:1x1", "v6e:2x2", "v6e:2x4"),
+  "Galactica-6.7B": ("v5e:2x4", "v6e:2x4", "v5p:2x2x1"),
+  "LLaMA-7B": ("v5e:2x4", "v6e:2x4", "v5p:2x2x1"),
+  "Llama-3-8B": ("v4:2x2x1", "v6e:2x4", "v5p:2x2x1"),
+}
 # 256 chips, once as two slices.
 LARGE = {
   "T5-large": "v5e:16x16",
@@ -113,7 +120,7 @@ def _sampling(model) -> Cell:
     f"sample, 256 slots {model}",
     "run_sample",
     f"{PPO}:model={argument}",
-    SMALL[model],
+    HOSTS[model],
     (*own, "engine.slots=256"),
   )
 

@@ -27,6 +27,11 @@ SHAPES = {
   "v5p": _SHAPES_3D,
   "v6e": _SHAPES_2D,
 }
+# Chips of a host, of slices of two and of three dimensions; up to eight in two
+# are one host's, where Cloud has such hosts (libtpu knows two of four).
+_HOST_2D, _HOST_3D, _ONE_HOST_2D = "2x2", "2x2x1", 8
+# GPUs of a node, which one process has.
+NODE = 8
 HINT = (
   "a TPU slice like v5e:4x4 or v5e:4x4*2 (v4, v5e, v5p, v6e), host devices"
   f" cpu:8, or GPUs like h100:8 ({', '.join(chips.GPUS)})"
@@ -48,6 +53,7 @@ class Topology:
     count: devices in all.
     slices: groups joined by a data-centre network.
     shape: of one slice, `4x4`; empty for other kinds.
+    process: it is what one process has, see `of_process`.
   """
 
   name: str
@@ -56,6 +62,7 @@ class Topology:
   count: int
   slices: int = 1
   shape: str = ""
+  process: bool = False
 
   @property
   def estimated(self) -> bool:
@@ -79,9 +86,33 @@ class Topology:
       )
     return found[: self.count]
 
+  def of_process(self) -> "Topology":
+    """What one process of a run there has: the chips of a TPU host, the GPUs
+    of a node."""
+    name = self.name
+    if self.kind == "gpu":
+      name = f"{self._generation}:{min(self.count, NODE)}"
+    elif self.kind == "tpu":
+      name = f"{self._generation}:{self._host()}"
+    return dataclasses.replace(parse(name), chip=self.chip, process=True)
+
+  def _host(self) -> str:
+    if self.shape.count("x") == 1:
+      one = _product(self.shape) <= _ONE_HOST_2D
+      return self.shape if one else _HOST_2D
+    return _HOST_3D
+
   def larger(self) -> "list[Topology]":
     """What to rent instead, the smallest first; none for host devices, which
-    would only share the same memory."""
+    would only share the same memory. What a process has can only be another
+    one's."""
+    if self.process:
+      own = (t.of_process() for t in self._larger())
+      found = {t.name: t for t in own if t.count > self.count}
+      return list(found.values())
+    return self._larger()
+
+  def _larger(self) -> "list[Topology]":
     if self.kind == "cpu":
       return []
     if self.kind == "gpu":
@@ -115,13 +146,15 @@ def parse(name: str) -> Topology:
     raise Unknown(f"topology {name!r}: expected {HINT}")
   kind, shape, slices = found[1], found[2], int(found[3] or 1)
   count = _product(shape) * slices
+  if not count:
+    raise Unknown(f"topology {name!r}: expected {HINT}")
   if kind in chips.TPUS:
     if shape not in SHAPES[kind]:
       raise Unknown(
         f"topology {name!r}: {kind} slices are {', '.join(SHAPES[kind])}"
       )
     return Topology(name, "tpu", chips.TPUS[kind], count, slices, shape)
-  if "x" in shape or slices > 1 or not count:
+  if "x" in shape or slices > 1:
     raise Unknown(f"topology {name!r}: expected {HINT}")
   if kind in chips.GPUS:
     return Topology(name, "gpu", chips.GPUS[kind], count)
@@ -144,7 +177,7 @@ def _tpu_devices(topology: Topology) -> list[Any]:
   except ImportError:
     raise Unknown(
       f"topology {topology.name}: compiling for TPUs needs libtpu; pip install"
-      " refine_jax[plan]"
+      " -e .[plan]"
     ) from None
   from jax.experimental import topologies
 

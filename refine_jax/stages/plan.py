@@ -53,6 +53,7 @@ def main(
   """
   begun = time.monotonic()
   asked, stage = stage, planned.stage_of(config, stage)
+  whole, topology = topology, planned.where(topology, stage)
   mesh = plan_search.placed(
     plan_search.Change((), topology, "placed with"), config, stage
   )
@@ -77,8 +78,7 @@ def main(
     advice = found or "; ".join(filter(None, (NOTHING, advice)))
   job = _job(own, topology, *paths)
   notes = () if asked else (planned.choice(config, stage),)
-  if stage == "train_reft":
-    notes += planned.notes(job)
+  notes += planned.dealt(whole, stage) + planned.notes(job, stage)
   return reports.Report(
     topology,
     made.programs,

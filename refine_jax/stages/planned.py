@@ -13,6 +13,7 @@ from refine_jax.models import lora_hf
 from refine_jax.models.reranker import Reranker
 from refine_jax.planning import programs
 from refine_jax.planning.compiled import Program, bytes_per_device
+from refine_jax.planning.topologies import Topology
 from refine_jax.stages import adapters, build, plan_job, planned_on_policy
 from refine_jax.training import lora, state
 from refine_jax.training.classify import Labelled, classification_loss
@@ -53,12 +54,17 @@ def choice(config: ConfigDict, stage: str) -> str:
 
 
 def _plannable(config: ConfigDict) -> list[str]:
-  return [name for name in STAGES if _section(name) in config]
+  return [name for name in STAGES if section_of(name) in config]
 
 
 def plan(job: plan_job.Job, stage: str) -> Iterator[Program]:
   """The stage's programs, the likeliest to need most memory first."""
   return STAGES[stage](job)
+
+
+def where(topology: Topology, stage: str) -> Topology:
+  """The devices that the stage's programs run on."""
+  return topology.of_process() if stage in DEALT else topology
 
 
 def model_of(config: ConfigDict, stage: str) -> ConfigDict:
@@ -97,9 +103,21 @@ def parameters(job: plan_job.Job, stage: str) -> int:
   return sum(leaf.size for leaf in jax.tree.leaves(held))
 
 
-def notes(job: plan_job.Job) -> tuple[str, ...]:
-  """What of train_reft lies elsewhere than on the devices."""
-  if not planned_on_policy.on_host(job):
+def dealt(whole: Topology, stage: str) -> tuple[str, ...]:
+  """That processes share the stage's work, where there are several."""
+  own = where(whole, stage)
+  if own.count == whole.count:
+    return ()
+  return (
+    f"{stage} deals its work out: each of {whole.count // own.count} processes"
+    f" of {whole.name} has the model, and engine.slots, on its own {own.count}"
+    " devices; they are planned.",
+  )
+
+
+def notes(job: plan_job.Job, stage: str) -> tuple[str, ...]:
+  """What lies elsewhere than on the devices."""
+  if stage != "train_reft" or not planned_on_policy.on_host(job):
     return ()
   size = planned_on_policy.reference_bytes(job) / (1 << 30)
   return (
@@ -108,7 +126,8 @@ def notes(job: plan_job.Job) -> tuple[str, ...]:
   )
 
 
-def _section(stage: str) -> str:
+def section_of(stage: str) -> str:
+  """Of the config."""
   return {"embed": "engine", "refine_turn": "run_refine"}.get(stage, stage)
 
 
@@ -214,24 +233,32 @@ def _train_reranker(job: plan_job.Job) -> Iterator[Program]:
   )
 
 
-def _run_sample(job: plan_job.Job) -> Iterator[Program]:
-  config = job.config
-  module = plan_job.module_of(job, config.model)
+def _sampling(job: plan_job.Job, tokens: int) -> Iterator[Program]:
+  """A generator that answers, and no more."""
+  module = plan_job.module_of(job, job.config.model)
   params = job.params(module)
-  tokens = config.run_sample.sampling.max_tokens
   held = bytes_per_device(params)
-  made, beside = plan_job.sampler(
-    job, module, params, config.engine, tokens, held
+  made, _ = plan_job.sampler(
+    job, module, params, job.config.engine, tokens, held
   )
   yield from made
-  count, prompt = config.engine.slots, max(config.engine.prompt_buckets)
-  yield programs.log_probs(
-    job.planner,
-    module,
-    params,
-    job.planner.batch(count, prompt, tokens),
-    resident=beside,
-  )
+
+
+def _run_sample(job: plan_job.Job) -> Iterator[Program]:
+  yield from _sampling(job, job.config.run_sample.sampling.max_tokens)
+
+
+def _run_evaluate(job: plan_job.Job) -> Iterator[Program]:
+  yield from _sampling(job, job.config.run_evaluate.sampling.max_tokens)
+
+
+def _make_critic_data(job: plan_job.Job) -> Iterator[Program]:
+  if not job.config.make_critic_data.generator:
+    raise plan_job.BadPlan(
+      "stage 'make_critic_data' runs no model: make_critic_data.generator is"
+      " empty"
+    )
+  yield from _sampling(job, job.config.completion.max_tokens)
 
 
 def _embed(job: plan_job.Job) -> Iterator[Program]:
@@ -315,7 +342,12 @@ STAGES: dict[str, Callable[[plan_job.Job], Iterator[Program]]] = {
   "train_reranker": _train_reranker,
   "train_online_st": planned_on_policy.online_st,
   "run_sample": _run_sample,
+  "run_evaluate": _run_evaluate,
+  "make_critic_data": _make_critic_data,
   "run_refine": _run_refine,
   "refine_turn": _refine_turn,
   "embed": _embed,
 }
+# Problems or documents are dealt out: a process has the model on its own
+# devices, see `build.own_mesh`.
+DEALT = ("run_sample", "run_evaluate", "make_critic_data", "embed")

@@ -26,7 +26,16 @@ def test_names(name, count, slices):
 
 @pytest.mark.parametrize(
   "name",
-  ["v5e", "v5e:3x3", "v7z:4x4", "h100:2x4", "cpu:8*2", "cpu:0", "", "a b"],
+  [
+    "v5e",
+    "v5e:3x3",
+    "v7z:4x4",
+    "h100:2x4",
+    "cpu:8*2",
+    "cpu:0",
+    "v5e:2x2*0",
+    "",
+  ],
 )
 def test_others_are_refused_in_one_line(name):
   with pytest.raises(topologies.Unknown) as error:
@@ -37,7 +46,7 @@ def test_others_are_refused_in_one_line(name):
 
 def test_a_missing_libtpu_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, "libtpu", None)
-  with pytest.raises(topologies.Unknown, match=r"pip install refine_jax\[plan"):
+  with pytest.raises(topologies.Unknown, match=r"pip install -e \.\[plan\]"):
     topologies.parse("v5e:2x2").devices()
 
 
@@ -52,3 +61,33 @@ def test_larger_slices_follow_in_order():
 def test_too_few_host_devices():
   with pytest.raises(topologies.Unknown, match="device_count=4096"):
     topologies.parse("cpu:4096").devices()
+
+
+@pytest.mark.parametrize(
+  ("name", "own", "larger"),
+  [
+    ("v5e:1x1", "v5e:1x1", ["v5e:2x2", "v5e:2x4"]),
+    ("v5e:2x4", "v5e:2x4", []),
+    ("v6e:8x8", "v6e:2x2", ["v6e:2x4"]),
+    ("v5e:2x4*2", "v5e:2x4", []),
+    ("v5p:4x4x4", "v5p:2x2x1", []),
+    ("h100:4", "h100:4", ["h100:8"]),
+    ("h100:16", "h100:8", []),
+    ("cpu:8", "cpu:8", []),
+  ],
+)
+def test_what_a_process_has(name, own, larger):
+  found = topologies.parse(name).of_process()
+  assert found.name == own
+  assert found.of_process() == found
+  # Only another host has more.
+  assert [t.name for t in found.larger()] == larger
+
+
+@pytest.mark.parametrize("name", ["v6e:4x4", "v5e:4x4*2", "v4:2x2x2"])
+def test_a_process_has_what_libtpu_says(name):
+  pytest.importorskip("libtpu")
+  topology = topologies.parse(name)
+  devices = topology.devices()
+  first = [d for d in devices if d.process_index == devices[0].process_index]
+  assert topology.of_process().count == len(first)

@@ -138,11 +138,27 @@ def test_the_cache_is_updated_in_place(ppo):
   assert chunk.donated_bytes >= sum(b.bytes for b in caches)
 
 
-@pytest.mark.parametrize("stage", ["train_reranker", "run_sample", "embed"])
+@pytest.mark.parametrize(
+  "stage", ["train_reranker", "run_sample", "run_evaluate", "embed"]
+)
 def test_other_stages(stage):
   report = plan.main(config_of(), HERE, stage=stage)
   assert report.fits
   assert report.programs
+
+
+def test_a_stage_that_is_dealt_out_runs_on_a_processs_devices():
+  nodes = topologies.parse("h100:16")
+  report = plan.main(config_of(), nodes, stage="run_sample")
+  assert report.topology.name == "h100:8"
+  assert "each of 2 processes of h100:16" in report.table()
+  # As on one node, and with no note of others.
+  alone = plan.main(config_of(), report.topology, stage="run_sample")
+  assert [p.peak_bytes for p in alone.programs] == [
+    p.peak_bytes for p in report.programs
+  ]
+  assert "processes" not in alone.table()
+  assert planned.where(nodes, "run_refine") is nodes
 
 
 def test_a_refusal_comes_with_what_fits():
