@@ -4,7 +4,8 @@
         --topology=v5e:4x4 [--stage=...] [--json] [--config.field=value ...]
 
 Compiles the stage's programs for the topology from shapes alone: no weights,
-no data, no accelerator. Ends with 1 if they do not fit and 2 on bad input.
+no data, no accelerator. Ends with 1 if they do not fit, with 2 on bad input
+and with 3 if it is itself at fault.
 """
 
 import json
@@ -13,6 +14,7 @@ import pathlib
 import re
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 
 import jax
@@ -24,7 +26,7 @@ from refine_jax.planning import topologies
 from refine_jax.planning.compiled import CompilerError, Program
 from refine_jax.planning.programs import Planner
 from refine_jax.planning.topologies import Topology
-from refine_jax.stages import plan_job, plan_search, planned
+from refine_jax.stages import plan_checks, plan_job, plan_search, planned
 
 NOTHING = "nothing that was tried fits; see `docs/planning.md`"
 
@@ -53,6 +55,7 @@ def main(
   """
   begun = time.monotonic()
   asked, stage = stage, planned.stage_of(config, stage)
+  plan_checks.check(config, stage)
   whole, topology = topology, planned.where(topology, stage)
   mesh = plan_search.placed(
     plan_search.Change((), topology, "placed with"), config, stage
@@ -176,6 +179,9 @@ def _start(argv: list[str]) -> None:
     _stop(" ".join(str(error).split()))
   except (CompilerError, jax.errors.JaxRuntimeError) as error:
     _stop(f"the compiler says: {str(error).strip().splitlines()[0]}")
+  except Exception:
+    traceback.print_exc()
+    sys.exit(3)  # 1 would say that it does not fit
   text = json.dumps(made.to_json()) if values.json else made.table()
   print(text, flush=True)
   sys.exit(0 if made.fits else 1)

@@ -56,13 +56,13 @@ def mesh(config: ConfigDict, topology: Topology) -> jax.sharding.Mesh:
 
   Raises:
     BadPlan: the sizes do not multiply to their number.
+    topologies.Unknown: the devices cannot be had.
   """
   sizes = config.mesh.to_dict()
   count = sizes.pop("devices")
+  devices = topology.devices()[: count or None]
   try:
-    return sharding.make_mesh(
-      **sizes, devices=topology.devices()[: count or None]
-    )
+    return sharding.make_mesh(**sizes, devices=devices)
   except ValueError as error:
     raise BadPlan(f"{topology.name}: {error}") from None
 
@@ -87,7 +87,7 @@ def module_of(job: Job, section: ConfigDict) -> nn.Module:
       overrides["vocab_size"] = _vocabulary(job)
     return families.build({"family": section.family, "config": overrides})
   if pathlib.Path(section.path).is_dir():
-    return hf.module_of(section.path, **overrides)
+    return _of_folder(pathlib.Path(section.path), **overrides)
   known = architectures.hf_config(section.path)
   if known is None:
     raise BadPlan(
@@ -107,8 +107,24 @@ def made(section: ConfigDict, workdir: pathlib.Path) -> bool:
 
 def _of_checkpoint(path: pathlib.Path) -> nn.Module:
   if build.is_hf(path):
-    return hf.module_of(path)
+    return _of_folder(path)
   return families.build(checkpoint.read_meta(path)["model"])
+
+
+def _of_folder(folder: pathlib.Path, **choices) -> nn.Module:
+  """The module of a config.json that anybody may have written.
+
+  Raises:
+    hf.BadFolder, BadPlan: with the file's name, what is wrong with it.
+  """
+  try:
+    return hf.module_of(folder, **choices)
+  except hf.BadFolder:
+    raise
+  except (AttributeError, TypeError, ValueError, ArithmeticError) as error:
+    raise BadPlan(
+      f"{folder / 'config.json'} describes no model: {error}"
+    ) from error
 
 
 def _vocabulary(job: Job) -> int:
