@@ -28,16 +28,14 @@ if [[ $1 == --dry_run ]]; then
 fi
 if [[ $1 != -- ]]; then usage 2 >&2; fi
 shift
-for number in "$processes" "$each"; do
-  if [[ ! $number =~ ^[0-9]+$ ]]; then
-    echo "local_multiprocess.sh: $number is no number" >&2
-    exit 2
-  fi
-done
-if ((processes < 1)); then
-  echo "local_multiprocess.sh: at least one process" >&2
+if ((!$#)); then
+  echo "local_multiprocess.sh: which command? (see --help)" >&2
   exit 2
 fi
+# shellcheck source=launch_scripts/numbers.sh
+source "$top/launch_scripts/numbers.sh"
+numbers 1 processes
+numbers 0 each
 
 port=${REFINE_JAX_PORT:-$((20000 + RANDOM % 20000))}
 flags=${XLA_FLAGS:-}
@@ -124,8 +122,11 @@ while ((${#left[@]})); do
     fi
   done
   if ((first)); then
-    echo "local_multiprocess.sh: ${said}ending the others. Run the same" \
-      "command to resume." >&2
+    case $first in
+      2 | 126 | 127) again= ;; # a mistake in the command or config
+      *) again=' Run the same command to resume.' ;;
+    esac
+    echo "local_multiprocess.sh: ${said}ending the others.$again" >&2
     finish
     exit "$first"
   fi

@@ -52,6 +52,7 @@ overrides=("$@")
 
 # shellcheck source=launch_scripts/pipeline.sh
 source "$here/pipeline.sh"
+numbers 0 --seeds --first_seed ${iterations:+--iterations}
 prepare 1
 iterations=${iterations:-$(setting loop.iterations)}
 start=${start:-$(setting loop.start)}

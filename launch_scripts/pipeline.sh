@@ -3,6 +3,9 @@
 # Sourced by the scripts that run a method's stages in order. They set $top,
 # $config, $root, $overrides and, for every seed, $seed and $run.
 
+# shellcheck source=launch_scripts/numbers.sh
+source "$top/launch_scripts/numbers.sh"
+
 # prepare [JOBS]: the environment, the root, and programs compiled once for all
 # stages and seeds.
 prepare() {

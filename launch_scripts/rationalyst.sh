@@ -32,6 +32,7 @@ overrides=("$@")
 
 # shellcheck source=launch_scripts/pipeline.sh
 source "$here/pipeline.sh"
+numbers 0 --seeds --first_seed
 prepare 1
 
 for ((seed = first_seed; seed < first_seed + seeds; seed++)); do

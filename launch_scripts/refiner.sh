@@ -36,6 +36,8 @@ overrides=("$@")
 
 # shellcheck source=launch_scripts/pipeline.sh
 source "$here/pipeline.sh"
+numbers 0 --seeds --first_seed
+numbers 1 --jobs
 prepare "$jobs"
 
 critic() {

@@ -33,35 +33,41 @@ while (($#)); do
   esac
   shift
 done
-for required in nodes gpus; do
-  if [[ ! ${!required} =~ ^[1-9][0-9]*$ ]]; then
-    echo "slurm.sh: --$required is a number (see --help)" >&2
-    exit 2
-  fi
-done
+# shellcheck source=launch_scripts/numbers.sh
+source "$here/numbers.sh"
+numbers 1 --nodes --gpus
 if ((!$#)); then
   echo "slurm.sh: which stage? (see --help)" >&2
   exit 2
 fi
 logs=${logs:-$top/workdir/logs}
+for value in "$job" "$time" "$logs" "$partition" "$account"; do
+  if [[ $value == *[\"\\$'\n']* ]]; then
+    printf 'slurm.sh: sbatch would misread %q\n' "$value" >&2
+    exit 2
+  fi
+done
+
+# directive NAME VALUE: a line for sbatch, which reads quotes as a shell does.
+directive() { echo "#SBATCH --$1=\"$2\""; }
 
 script() {
   cat <<END
 #!/usr/bin/env bash
-#SBATCH --job-name=$job
+$(directive job-name "$job")
 #SBATCH --nodes=$nodes
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=$gpus
 #SBATCH --exclusive
 #SBATCH --mem=0
-#SBATCH --time=$time
+$(directive time "$time")
 #SBATCH --requeue
 #SBATCH --open-mode=append
-#SBATCH --output=$logs/%x-%j.log
+$(directive output "$logs/%x-%j.log")
 #SBATCH --signal=B:TERM@300
 END
-  if [[ $partition ]]; then echo "#SBATCH --partition=$partition"; fi
-  if [[ $account ]]; then echo "#SBATCH --account=$account"; fi
+  if [[ $partition ]]; then directive partition "$partition"; fi
+  if [[ $account ]]; then directive account "$account"; fi
   cat <<END
 set -uo pipefail
 export PATH=$(printf '%q' "${REFINE_JAX_VENV:-$top/.venv}")/bin:\$PATH
@@ -90,7 +96,7 @@ END
 }
 
 if [[ $dry ]]; then
-  echo "mkdir -p $logs"
+  printf 'mkdir -p %q\n' "$logs"
   echo "sbatch <<'END'"
   script "$@"
   echo "END"

@@ -45,7 +45,7 @@ while (($#)); do
     --delete) delete=1 ;;
     --dry_run) dry=1 ;;
     --) shift; break ;;
-    -h | --help) sed -n '2,22s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+    -h | --help) sed -n '2,24s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
     *) echo "tpu_pod.sh: unknown argument $1 (see --help)" >&2; exit 2 ;;
   esac
   shift
@@ -62,10 +62,10 @@ for required in name zone type; do
     refuse "--$required is missing (see --help)"
   fi
 done
-for number in slices restarts; do
-  if [[ ! ${!number} =~ ^[0-9]+$ ]]; then refuse "--$number is a number"; fi
-done
-if ((slices < 1)); then refuse "--slices is at least 1"; fi
+# shellcheck source=launch_scripts/numbers.sh
+source "$here/numbers.sh"
+numbers 1 --slices
+numbers 0 --restarts
 if ((slices > 1)) && [[ ! $queued ]]; then refuse "--slices needs --queued"; fi
 for variable in ${names[@]+"${names[@]}"}; do
   if [[ ! $variable =~ ^[A-Za-z_][A-Za-z_0-9]*$ ]]; then
@@ -84,12 +84,14 @@ if [[ -z $version ]]; then
   esac
 fi
 # Compiled programs lie beside the workdir, where a new slice finds them.
-cache=\$HOME/.xla
-for word in "$@"; do
-  case $word in
-    --workdir=*) printf -v cache %q "$(dirname "${word#*=}")/.xla" ;;
-  esac
+workdir='' before=''
+for word in "$@"; do # a flag has one dash or two, and is one word or two
+  case $before in --workdir | -workdir) workdir=$word ;; esac
+  case $word in --workdir=* | -workdir=*) workdir=${word#*=} ;; esac
+  before=$word
 done
+cache=\$HOME/.xla
+if [[ $workdir ]]; then printf -v cache %q "$(dirname "$workdir")/.xla"; fi
 printf -v command '%q ' "$@"
 where=(--zone="$zone")
 if [[ $project ]]; then where+=(--project="$project"); fi
@@ -107,8 +109,14 @@ poll=${REFINE_JAX_POLL:-30}
 patience=20
 slow=240
 
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
+# A dry run makes no folder. Its text does, and has $folder for this word.
+if [[ $dry ]]; then
+  folder=/folder.$$
+  echo "folder=\$(mktemp -d)"
+else
+  folder=$(mktemp -d)
+fi
+trap 'run rm -rf "$folder"' EXIT
 # shellcheck disable=SC2329
 interrupted() {
   local end
@@ -122,30 +130,37 @@ trap interrupted INT TERM
 
 # run COMMAND...: or, in a dry run, prints it as it could be typed.
 run() {
-  if [[ $dry ]]; then
-    printf '%q ' "$@"
-    echo
-  else
+  if [[ ! $dry ]]; then
     "$@"
+    return
   fi
+  local text named="\"\$folder\""
+  printf -v text '%q ' "$@"
+  echo "${text//"$folder"/$named}"
 }
 
 # finish CODE: the end of this script, and of the slice where that is wanted.
 finish() {
-  if [[ $delete && ! $dry ]]; then
+  if [[ $delete ]]; then
     look_queue
     look
-  fi
-  if [[ $delete && $asked$state != ABSENTABSENT ]]; then
-    remove || say "$name could not be deleted"
+    if [[ $asked$state != ABSENTABSENT ]]; then
+      remove || say "$name could not be deleted"
+    fi
   fi
   exit "$1"
 }
 
 # described COMMAND...: what a describe command prints, ABSENT if there is no
-# such thing; a network that is down is given some time. In $found.
+# such thing; a network that is down is given some time. In $found. In a dry run
+# all is well.
 described() {
   local try
+  if [[ $dry ]]; then
+    run "$@"
+    found=READY
+    return
+  fi
   for ((try = 0; try < 6; try++)); do
     if found=$("$@" 2>"$folder/error"); then return; fi
     if grep -q 'NOT_FOUND\|was not found' "$folder/error"; then
@@ -160,7 +175,6 @@ described() {
 }
 
 # READY, ABSENT, or the first other state of a node; in $state.
-state=READY
 look() {
   local node
   for node in "${nodes[@]}"; do
@@ -172,7 +186,6 @@ look() {
 }
 
 # The state of the queued resource, ABSENT without one; in $asked.
-asked=${queued:+ACTIVE}
 look_queue() {
   asked=ABSENT
   if [[ $queued ]]; then
@@ -288,26 +301,25 @@ first() {
     --ssh-flag="$alive" --command="$1"
 }
 
-# What the stage sees; a file, because a command line is seen by others.
+# The command that writes what the stage sees; to a file, because a command line
+# is seen by others. What --env names has no value here: a dry run shows this.
+# shellcheck disable=SC2016
 environment() {
   local variable
-  echo "REFINE_JAX_DATA=$(printf %q "$data")"
-  echo "JAX_COMPILATION_CACHE_DIR=$cache"
+  printf '(umask 077; printf "%%s\\n" '
+  printf '%q ' "REFINE_JAX_DATA=$(printf %q "$data")" \
+    "JAX_COMPILATION_CACHE_DIR=$cache"
   for variable in ${names[@]+"${names[@]}"}; do
-    echo "$variable=${1:-$(printf %q "${!variable}")}"
+    printf '%s="$(printf %%q "$%s")" ' "$variable" "$variable"
   done
+  echo '>"$folder"/pod.env)'
 }
 
 # Images of TPU VMs have an older Python than this needs; uv brings one.
 install() {
   local archive=$folder/pod.tar
-  if [[ $dry ]]; then
-    archive=pod.tar
-    environment '(not shown)' | sed 's/^/# pod.env: /'
-  else
-    cp "$here/tpu_worker.sh" "$folder/pod.sh"
-    (umask 077 && environment >"$folder/pod.env")
-  fi
+  run cp "$here/tpu_worker.sh" "$folder/pod.sh"
+  if [[ $dry ]]; then environment; else eval "$(environment)"; fi
   run git -C "$top" archive --prefix=refine_jax/ --output="$archive" HEAD ||
     return
   run chmod 600 "$archive"
@@ -389,12 +401,12 @@ stays() {
 }
 
 if [[ $dry ]]; then
-  if [[ $queued ]]; then
-    run "${request[@]}" describe "$name" "${where[@]}" \
-      "--format=value(state.state)"
-  fi
-  run "${tpu[@]}" describe "${nodes[0]}" "${where[@]}" "--format=value(state)"
+  look_queue
+  look
+  echo '# If it is not there:'
   create
+  echo '# When it is:'
+  ask
   install
   start
   first 'bash pod.sh follow +1'

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -43,10 +44,12 @@ def test_a_pod():
   made = run("tpu_pod.sh", *POD, "--spot", "--setup=S", "--dry_run", *STAGE)
   assert made.returncode == 0, made.stderr
   lines = [x for x in made.stdout.splitlines() if not x.startswith("#")]
-  look, create, archive, _, _, copy, setup, install, *stage, ask = lines
+  _, look, create, _, *lines = lines
+  worker, _, archive, _, _, copy, setup, install, *stage, ask, _ = lines
   assert look.startswith("gcloud compute tpus tpu-vm describe n --zone=z")
   assert create.startswith("gcloud compute tpus tpu-vm create n --zone=z")
   assert "--spot" in create
+  assert "tpu_worker.sh" in worker
   assert "archive" in archive
   assert "scp" in copy
   assert "--worker=all" in setup and setup.strip().endswith("--command=S")
@@ -66,8 +69,9 @@ def test_a_queued_pod_is_given_back():
   assert "--node-count=2 --node-prefix=n" in create
   for node in ("n-0", "n-1"):  # each is copied to, installed, started
     assert sum(f" {node}" in x and "--worker=all" in x for x in lines) == 3
-  last = "gcloud compute tpus queued-resources delete n"
-  assert lines[-1].startswith(last)
+    assert any(f"tpu-vm describe {node} " in x for x in lines)
+  delete, _ = lines[-2:]
+  assert delete.startswith("gcloud compute tpus queued-resources delete n")
 
 
 def test_a_pods_secrets_are_not_shown():
@@ -75,6 +79,19 @@ def test_a_pods_secrets_are_not_shown():
   made = run("tpu_pod.sh", *wanted, HF_TOKEN="hf_secret")
   assert "HF_TOKEN=" in made.stdout
   assert "hf_secret" not in made.stdout + made.stderr
+
+
+@pytest.mark.parametrize(
+  ("flags", "cache"),
+  [
+    (("--workdir", "gs://b/run"), "gs://b/.xla"),
+    (("-workdir=/mnt/a/run", "--config=c"), "/mnt/a/.xla"),
+    (("--config=c",), r"\$HOME/.xla"),
+  ],
+)
+def test_a_pods_programs_lie_beside_its_workdir(flags, cache):
+  made = run("tpu_pod.sh", *POD, "--dry_run", *STAGE, *flags)
+  assert f" JAX_COMPILATION_CACHE_DIR={cache} " in made.stdout
 
 
 # A cloud of one worker, whose home is a folder here. What a line of
@@ -151,6 +168,11 @@ class Cloud:
       path = folder / "bin" / name
       path.write_text(f"#!/usr/bin/env bash\n{body}")
       path.chmod(0o755)
+    self.environment = {
+      "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+      "STATE": str(folder),
+      "REFINE_JAX_POLL": "0",
+    }
 
   def run(self, *arguments, node="", queue="", what=STAGE, **plan):
     for name, state in (("node", node), ("queue", queue)):
@@ -160,11 +182,7 @@ class Cloud:
       text = "".join(line + "\n" for line in lines)
       (self.folder / f"plan.{event}").write_text(text)
     self.made = run(
-      "tpu_pod.sh",
-      *(*POD, *arguments, *what),
-      PATH=f"{self.folder / 'bin'}:{os.environ['PATH']}",
-      STATE=str(self.folder),
-      REFINE_JAX_POLL="0",
+      "tpu_pod.sh", *(*POD, *arguments, *what), **self.environment
     )
     return self.made
 
@@ -193,6 +211,23 @@ def test_a_slice_that_is_not_there_is_made(cloud):
   assert sorted(cloud.calls) == sorted(["create", *STARTED])
   assert "learning /mnt/shared/data" in made.stdout
   assert "--config=c.py:a=1,b='x y' --distributed" in made.stdout
+
+
+def test_a_dry_run_can_be_typed(cloud, monkeypatch):
+  monkeypatch.setenv("HF_TOKEN", "hf secret")
+  wanted = ("--env=HF_TOKEN", "--delete", "--dry_run")
+  made = cloud.run(*wanted, stage=['echo "with $HF_TOKEN"'])
+  assert not (cloud.folder / "calls").exists()
+  typed = subprocess.run(
+    ["bash", "-c", made.stdout],
+    capture_output=True,
+    text=True,
+    env={**os.environ, **cloud.environment, "TMPDIR": str(cloud.folder)},
+    timeout=60,
+  )
+  assert sorted(cloud.calls) == sorted(["create", *STARTED, "delete"])
+  assert "with hf secret" in typed.stdout
+  assert not [*cloud.folder.glob("tmp.*")]
 
 
 def test_a_slice_that_is_there_is_installed(cloud):
@@ -357,12 +392,39 @@ def batch_script(*wanted):
 
 def test_slurm():
   text = batch_script("--nodes=2", "--gpus=8", "--partition=p")
-  for line in ("#SBATCH --nodes=2", "#SBATCH --partition=p"):
+  for line in ("#SBATCH --nodes=2", '#SBATCH --partition="p"'):
     assert line in text.splitlines()
   assert r"--config=c.py:a=1\,b=\'x\ y\' --distributed" in text
   # Else JAX takes one GPU of each node, and Slurm one core.
   assert "export JAX_LOCAL_DEVICE_IDS=0,1,2,3,4,5,6,7" in text.splitlines()
   assert "srun --cpu-bind=none" in text
+
+
+def directives(text):
+  """What sbatch is told in the text of a dry run."""
+  lines = text.splitlines()
+  said = [x.removeprefix("#SBATCH ") for x in lines if x.startswith("#SBATCH")]
+  return shlex.split("\n".join(said))
+
+
+def test_slurm_takes_spaces():
+  names = ("--job_name=a b", "--partition=p q", "--account=c d")
+  wanted = ("--nodes=1", "--gpus=1", "--logs=/tmp/x y", *names)
+  made = run("slurm.sh", *wanted, "--dry_run", *STAGE)
+  assert made.stdout.startswith("mkdir -p /tmp/x\\ y\n")
+  said = directives(made.stdout)
+  assert "--output=/tmp/x y/%x-%j.log" in said
+  assert {"--job-name=a b", "--partition=p q", "--account=c d"} <= {*said}
+
+
+def test_slurm_in_a_checkout_with_a_space(tmp_path):
+  top = tmp_path / "check out"
+  shutil.copytree(SCRIPTS, top / "launch_scripts")
+  script = str(top / "launch_scripts" / "slurm.sh")
+  made = run(script, "--nodes=1", "--gpus=1", "--dry_run", *STAGE)
+  made_folder, *_ = made.stdout.splitlines()
+  assert shlex.split(made_folder) == ["mkdir", "-p", f"{top}/workdir/logs"]
+  assert f"--output={top}/workdir/logs/%x-%j.log" in directives(made.stdout)
 
 
 SLURM = {
@@ -431,12 +493,22 @@ def test_kubernetes():
   assert "@" not in text
 
 
+def test_an_ampersand_is_one():
+  made = run("k8s/jobset.sh", *JOBSET, "--image=a&b", "--dry_run", *STAGE)
+  assert "image: a&b\n" in made.stdout
+
+
 @pytest.mark.parametrize(
   ("script", "arguments", "word"),
   [
     ("tpu_pod.sh", ("--name=n",), "--zone is missing"),
     ("tpu_pod.sh", ("--nmae=n",), "unknown argument --nmae"),
     ("slurm.sh", ("--nodes=two",), "--nodes is a number"),
+    (
+      "slurm.sh",
+      ("--nodes=1", "--gpus=1", '--logs=/a"b', *STAGE),
+      "sbatch would misread",
+    ),
     ("tpu_pod.sh", (*POD, "--slices=2", *STAGE), "--slices needs --queued"),
     ("tpu_pod.sh", (*POD, "--env=A=b", *STAGE), "--env=NAME, not its value"),
     ("tpu_pod.sh", (*POD, "--env=NOT_SET", *STAGE), "NOT_SET is not set"),
@@ -444,15 +516,60 @@ def test_kubernetes():
     (
       "k8s/jobset.sh",
       (*JOBSET, "--chips_per_host=0", *STAGE),
-      "--chips_per_host is at least 1",
+      "--chips_per_host is a number from 1 on, not 0",
     ),
-    ("local_multiprocess.sh", ("x", "2", "--", "true"), "x is no number"),
+    (
+      "k8s/jobset.sh",
+      (*JOBSET, "--topology=2x4", "--chips_per_host=3", *STAGE),
+      "the 8 chips of 2x4 are no whole hosts",
+    ),
+    (
+      "k8s/jobset.sh",
+      (*JOBSET, "--topology=2x2", "--chips_per_host=8", *STAGE),
+      "the 4 chips of 2x2 are no whole hosts",
+    ),
+    ("k8s/jobset.sh", (*JOBSET, "--topology=08x4", *STAGE), "not 08x4"),
+    ("local_multiprocess.sh", ("x", "2", "--", "true"), "on, not x"),
+    ("local_multiprocess.sh", ("0", "2", "--", "true"), "on, not 0"),
+    (
+      "local_multiprocess.sh",
+      ("2", "2", "--dry_run", "--"),
+      "which command?",
+    ),
+    ("refiner.sh", ("--seeds=two",), "--seeds is a number"),
+    ("reft.sh", ("--jobs=0",), "--jobs is a number from 1 on, not 0"),
+    ("rationalyst.sh", ("--first_seed=",), "--first_seed is a number"),
+    ("mathcritique.sh", ("--iterations=x",), "--iterations is a number"),
   ],
 )
 def test_what_is_wrong_is_said(script, arguments, word):
   made = run(script, *arguments)
   assert made.returncode == 2
   assert word in made.stderr
+  assert made.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+  ("script", "arguments", "word"),
+  [
+    ("local_multiprocess.sh", ("08", "09", "--dry_run", "--", "c"), "count=9 "),
+    (
+      "tpu_pod.sh",
+      (*POD, "--queued", "--slices=09", "--dry_run", *STAGE),
+      "--node-count=9 ",
+    ),
+    ("slurm.sh", ("--nodes=08", "--gpus=1", "--dry_run", *STAGE), "nodes=8\n"),
+    (
+      "k8s/jobset.sh",
+      (*JOBSET, "--restarts=08", "--dry_run", *STAGE),
+      "maxRestarts: 8\n",
+    ),
+  ],
+)
+def test_numbers_are_decimal(script, arguments, word):
+  made = run(script, *arguments)
+  assert (made.returncode, made.stderr) == (0, "")
+  assert word in made.stdout
 
 
 def test_processes_are_told_who_they_are():
@@ -498,3 +615,21 @@ def test_one_that_dies_ends_the_others(tmp_path):
   assert made.returncode == 1
   assert "process 1 of 3 ended with code 1" in made.stderr
   assert "I am gone" in made.stderr
+
+
+@pytest.mark.parametrize(
+  ("command", "code", "resumes"),
+  [
+    (("bash", "-c", "exit 1"), 1, True),
+    (("bash", "-c", "exit 2"), 2, False),
+    (("no-such-command",), 127, False),
+  ],
+)
+def test_a_mistake_is_not_resumed(tmp_path, command, code, resumes):
+  made = run(
+    "local_multiprocess.sh",
+    *("1", "1", "--", *command),
+    REFINE_JAX_LOGS=str(tmp_path),
+  )
+  assert made.returncode == code
+  assert ("Run the same command to resume." in made.stderr) == resumes

@@ -18,14 +18,14 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 name='' image='' accelerator='' topology='' claim='' namespace=default dry=''
-chips=4 slices=1 restarts=20 secret=refine-jax
+chips_per_host=4 slices=1 restarts=20 secret=refine-jax
 while (($#)); do
   case $1 in
     --name=*) name=${1#*=} ;;
     --image=*) image=${1#*=} ;;
     --accelerator=*) accelerator=${1#*=} ;;
     --topology=*) topology=${1#*=} ;;
-    --chips_per_host=*) chips=${1#*=} ;;
+    --chips_per_host=*) chips_per_host=${1#*=} ;;
     --slices=*) slices=${1#*=} ;;
     --restarts=*) restarts=${1#*=} ;;
     --secret=*) secret=${1#*=} ;;
@@ -44,26 +44,25 @@ for required in name image accelerator topology claim; do
     exit 2
   fi
 done
-if [[ ! $topology =~ ^[0-9]+(x[0-9]+){1,2}$ ]]; then
+if [[ ! $topology =~ ^[1-9][0-9]{0,3}(x[1-9][0-9]{0,3}){1,2}$ ]]; then
   echo "jobset.sh: --topology is like 4x4 or 4x4x4, not $topology" >&2
   exit 2
 fi
-for number in chips slices; do
-  if [[ ! ${!number} =~ ^[1-9][0-9]*$ ]]; then
-    echo "jobset.sh: --${number/chips/chips_per_host} is at least 1" >&2
-    exit 2
-  fi
-done
-if [[ ! $restarts =~ ^[0-9]+$ ]]; then
-  echo "jobset.sh: --restarts is a number, not $restarts" >&2
+# shellcheck source=launch_scripts/numbers.sh
+source "$here/../numbers.sh"
+numbers 1 --chips_per_host --slices
+numbers 0 --restarts
+chips=$((${topology//x/*}))
+if ((chips % chips_per_host)); then
+  echo "jobset.sh: the $chips chips of $topology are no whole hosts of" \
+    "--chips_per_host=$chips_per_host" >&2
   exit 2
 fi
+hosts=$((chips / chips_per_host))
 if ((!$#)); then
   echo "jobset.sh: which stage? (see --help)" >&2
   exit 2
 fi
-hosts=$((${topology//x/*} / chips))
-if ((hosts < 1)); then hosts=1; fi
 
 # A list in YAML of the words of the command.
 words() {
@@ -73,6 +72,8 @@ words() {
   done
 }
 
+# The template with its words replaced. Values are in quotes: an & in them would
+# be the word again.
 manifest() {
   local line
   while IFS= read -r line; do
@@ -80,17 +81,17 @@ manifest() {
       words "$@"
       continue
     fi
-    line=${line//@NAME@/$name}
-    line=${line//@NAMESPACE@/$namespace}
-    line=${line//@IMAGE@/$image}
-    line=${line//@ACCELERATOR@/$accelerator}
-    line=${line//@TOPOLOGY@/$topology}
-    line=${line//@CLAIM@/$claim}
-    line=${line//@SECRET@/$secret}
-    line=${line//@CHIPS@/$chips}
-    line=${line//@HOSTS@/$hosts}
-    line=${line//@SLICES@/$slices}
-    line=${line//@RESTARTS@/$restarts}
+    line=${line//@NAME@/"$name"}
+    line=${line//@NAMESPACE@/"$namespace"}
+    line=${line//@IMAGE@/"$image"}
+    line=${line//@ACCELERATOR@/"$accelerator"}
+    line=${line//@TOPOLOGY@/"$topology"}
+    line=${line//@CLAIM@/"$claim"}
+    line=${line//@SECRET@/"$secret"}
+    line=${line//@CHIPS@/"$chips_per_host"}
+    line=${line//@HOSTS@/"$hosts"}
+    line=${line//@SLICES@/"$slices"}
+    line=${line//@RESTARTS@/"$restarts"}
     printf '%s\n' "$line"
   done <"$here/jobset.yaml"
 }
