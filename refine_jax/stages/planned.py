@@ -165,37 +165,62 @@ def _supervised(
   return program, module, params, beside
 
 
-def _train_generator(job: plan_job.Job) -> Iterator[Program]:
-  section, config = job.config.train_generator, job.config
-  program, module, params, beside = _supervised(job, section, config.data)
-  # The weights that answered the last validation stay for the next steps.
+def _validated(
+  job: plan_job.Job,
+  section: ConfigDict,
+  data: ConfigDict,
+  engine: ConfigDict,
+  tokens: int,
+  *,
+  model: ConfigDict | None = None,
+  scores: bool = False,
+) -> Iterator[Program]:
+  """A supervised stage, and the sampler that validates it.
+
+  Args:
+    tokens: an answer's at most.
+    model: the stage's section of it, if it has none of its own.
+    scores: validation asks for the likelihood of targets, too.
+  """
+  program, module, params, beside = _supervised(job, section, data, model)
   sampler, weights = plan_job.sampler(
-    job, module, params, config.engine, config.completion.max_tokens, beside
+    job, module, params, engine, tokens, beside
   )
+  # The weights that answered the last validation stay for the next steps.
   yield dataclasses.replace(program, resident_bytes=weights)
   yield from sampler
+  if scores:
+    prompt = max(engine.prompt_buckets)
+    yield programs.log_probs(
+      job.planner,
+      module,
+      params,
+      job.planner.batch(engine.slots, prompt, tokens),
+      resident=beside + weights,
+    )
+
+
+def _train_generator(job: plan_job.Job) -> Iterator[Program]:
+  config, section = job.config, job.config.train_generator
+  tokens = config.completion.max_tokens
+  yield from _validated(job, section, config.data, config.engine, tokens)
 
 
 def _train_critic(job: plan_job.Job) -> Iterator[Program]:
-  section = job.config.train_critic
-  program, module, params, beside = _supervised(job, section, section.data)
-  tokens = job.config.feedback.max_tokens
-  sampler, weights = plan_job.sampler(
-    job, module, params, section.engine, tokens, beside
-  )
-  yield dataclasses.replace(program, resident_bytes=weights)
-  yield from sampler
+  section, tokens = job.config.train_critic, job.config.feedback.max_tokens
+  yield from _validated(job, section, section.data, section.engine, tokens)
 
 
 def _train_rationalyst(job: plan_job.Job) -> Iterator[Program]:
   section = job.config.train_rationalyst
-  program, module, params, beside = _supervised(job, section, section.data)
-  tokens = section.data.max_target
-  sampler, weights = plan_job.sampler(
-    job, module, params, section.engine, tokens, beside
+  yield from _validated(
+    job,
+    section,
+    section.data,
+    section.engine,
+    section.data.max_target,
+    scores=True,
   )
-  yield dataclasses.replace(program, resident_bytes=weights)
-  yield from sampler
 
 
 def _reranker(job: plan_job.Job) -> tuple[Reranker, Any]:
@@ -295,7 +320,6 @@ def _run_refine(job: plan_job.Job) -> Iterator[Program]:
     "critic: ",
   )
   yield from feedback
-  yield from _refine_turn(job)
 
 
 def _generator_and_critic(job: plan_job.Job) -> list[tuple[nn.Module, Any]]:
@@ -323,14 +347,14 @@ def _refine_turn(job: plan_job.Job) -> Iterator[Program]:
 
 def _train_refiner(job: plan_job.Job) -> Iterator[Program]:
   config, section = job.config, job.config.train_refiner
-  program, module, params, beside = _supervised(
-    job, section, config.data, config.model
+  yield from _validated(
+    job,
+    section,
+    config.data,
+    config.engine,
+    config.completion.max_tokens,
+    model=config.model,
   )
-  sampler, weights = plan_job.sampler(
-    job, module, params, config.engine, config.completion.max_tokens, beside
-  )
-  yield dataclasses.replace(program, resident_bytes=weights)
-  yield from sampler
 
 
 STAGES: dict[str, Callable[[plan_job.Job], Iterator[Program]]] = {

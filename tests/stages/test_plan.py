@@ -46,15 +46,16 @@ def test_the_object_has_exactly_these_keys(ppo):
   found = json.loads(json.dumps(ppo.to_json()))
   assert list(found) == [
     *("fits", "chip_bytes", "peak_bytes", "programs", "seconds", "suggestion"),
-    *("stage", "parameters", "estimated"),
+    *("placed_with", "stage", "parameters", "estimated"),
   ]
   for program in found["programs"]:
     assert list(program) == [
-      *("name", "argument_bytes", "temp_bytes", "peak_bytes", "flops"),
+      *("name", "argument_bytes", "temp_bytes", "peak_bytes"),
+      *("donated_bytes", "beside_bytes", "refused", "flops"),
       *("bytes_moved", "bound_seconds", "bound_by", "collectives"),
     ]
   assert found["fits"]
-  assert found["suggestion"] == ""
+  assert found["suggestion"] == found["placed_with"] == ""
   assert found["peak_bytes"] < found["chip_bytes"]
   assert found["stage"] == "train_reft"
   assert found["estimated"] is True
@@ -178,7 +179,14 @@ def test_a_refusal_comes_with_what_fits():
 def test_rows_that_do_not_divide_are_placed():
   config = config_of(train_reft__train__batch_size=4)
   report = plan.main(config, HERE, stage="train_reft", search=False)
-  assert "--config.mesh.tensor=2" in report.suggestion
+  assert report.placed_with == "--config.mesh.tensor=2"
+  assert report.suggestion == ""
+  assert "fits, if started with --config.mesh.tensor=2" in report.table()
+  # With these flags it is planned as it stands.
+  config.mesh.tensor = 2
+  again = plan.main(config, HERE, stage="train_reft", search=False)
+  assert again.placed_with == ""
+  assert again.peak_bytes == report.peak_bytes
 
 
 def test_a_mesh_that_does_not_divide_is_told_in_one_line():
@@ -195,6 +203,8 @@ def test_a_stage_that_was_not_asked_for_is_named(tmp_path):
   report = plan.main(config, HERE, workdir=here)
   assert report.stage == "train_rationalyst"
   assert report.programs[0].name == "train step"
+  # Validation scores targets beside generating them.
+  assert report.programs[-1].name == "log-probs"
   assert "Planned train_rationalyst" in report.table()
   assert "plans train_generator, embed" in report.table()
   assert re.search(r"cannot be planned: .*run_stepwise", report.table())
