@@ -51,6 +51,8 @@ class Program:
     gathers: (text, bytes) of every all-gather in it.
     buffers: what it is given; empty where the compiler prints no result.
     seconds: that compiling took.
+    refused: for its memory. What is temporary and what would be donated is
+      then unknown: `temp_bytes` is the rest of the peak.
   """
 
   name: str
@@ -68,6 +70,7 @@ class Program:
   bound_seconds: float
   bound_by: str
   seconds: float = 0.0
+  refused: bool = False
   output_shardings: Any = dataclasses.field(default=None, repr=False)
 
 
@@ -127,7 +130,8 @@ def measure(
 def _key(lowered: Any, topology: Topology, steps: float) -> str:
   """Names a program by its text, its compiler and its devices."""
   text = re.sub(r"loc\([^)]*\)", "", lowered.as_text())
-  about = (jax.__version__, _libtpu(), topology.name, steps, hlo.COUNTING)
+  where = topology.name, topology.chip
+  about = (jax.__version__, _libtpu(), *where, steps, hlo.COUNTING)
   return hashlib.sha256(f"{about}{text}".encode()).hexdigest()[:32]
 
 
@@ -206,6 +210,7 @@ def _compiled(
     bound_seconds=seconds,
     bound_by=by,
     seconds=time.monotonic() - begun,
+    refused=compiled is None,
     output_shardings=compiled and compiled.output_shardings,
   )
 

@@ -9,7 +9,11 @@ from refine_jax.planning.topologies import Topology
 
 # Of a chip's memory; the rest is the runtime's, and fragmentation.
 USABLE = 0.92
-_GIB = 1 << 30
+# Units, and how many of the least are one of them.
+_BYTES = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1))
+_MOVED = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1))
+_PRODUCTS = (("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6), ("FLOP", 1))
+_TIMES = (("s", 1e6), ("ms", 1e3), ("us", 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,10 +22,12 @@ class Report:
 
   Attributes:
     seconds: it took to make.
-    suggestion: what to change; empty if nothing has to be.
+    suggestion: what to change; empty if it fits.
     notes: what was assumed.
     stage: whose programs these are.
     parameters: of its models, wherever they lie.
+    placed_with: flags that the stage needs besides those it was planned with,
+      so that its batches lie on the mesh; the programs are theirs.
   """
 
   topology: Topology
@@ -31,6 +37,7 @@ class Report:
   notes: tuple[str, ...] = ()
   stage: str = ""
   parameters: int = 0
+  placed_with: str = ""
 
   @property
   def chip_bytes(self) -> int:
@@ -52,6 +59,7 @@ class Report:
       "programs": [_program(p) for p in self.programs],
       "seconds": round(self.seconds, 1),
       "suggestion": self.suggestion,
+      "placed_with": self.placed_with,
       "stage": self.stage,
       "parameters": self.parameters,
       "estimated": self.topology.estimated,
@@ -61,7 +69,7 @@ class Report:
     """For people."""
     head = (
       *("program", "arguments", "temp", "peak", "beside", "donated"),
-      *("TFLOP", "GB moved", "bound", "by", "collectives (received)"),
+      *("products", "moved", "bound", "by", "collectives (received)"),
     )
     rows = [head, *(_row(p) for p in self.programs)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
@@ -72,15 +80,29 @@ class Report:
   def _verdict(self) -> str:
     used = self.peak_bytes / self.chip_bytes
     about = " (estimated on host devices)" if self.topology.estimated else ""
+    verdict = "fits" if self.fits else "does NOT fit"
+    if self.placed_with:
+      even = "" if self.fits else " even"
+      verdict += f",{even} if started with {self.placed_with}"
     return (
       f"{self.topology.name}: {self.topology.count} devices, each of"
-      f" {self.chip_bytes / _GIB:.1f} GiB; the most needed at once is"
-      f" {self.peak_bytes / _GIB:.2f} GiB, {100 * used:.0f} % of it:"
-      f" {'fits' if self.fits else 'does NOT fit'}{about}"
+      f" {size(self.chip_bytes)}; the most needed at once is"
+      f" {size(self.peak_bytes)}, {100 * used:.0f} % of it: {verdict}{about}"
     )
 
   def _advice(self) -> str:
     return f"Suggestion: {self.suggestion}" if self.suggestion else ""
+
+
+def size(count: float) -> str:
+  """Bytes of a memory, for people."""
+  return _in_units(count, _BYTES)
+
+
+def _in_units(x: float, units: Sequence[tuple[str, float]]) -> str:
+  """In the largest unit of which it is one at least."""
+  unit, each = next((u for u in units if x >= u[1]), units[-1])
+  return f"{x / each:.{0 if each == 1 else 2}f} {unit}"
 
 
 def _program(p: Program) -> dict[str, Any]:
@@ -89,6 +111,9 @@ def _program(p: Program) -> dict[str, Any]:
     "argument_bytes": p.argument_bytes,
     "temp_bytes": p.temp_bytes,
     "peak_bytes": p.peak_bytes,
+    "donated_bytes": p.donated_bytes,
+    "beside_bytes": p.resident_bytes,
+    "refused": p.refused,
     "flops": p.flops,
     "bytes_moved": p.bytes_moved,
     "bound_seconds": p.bound_seconds,
@@ -101,26 +126,21 @@ def _program(p: Program) -> dict[str, Any]:
 
 
 def _row(p: Program) -> tuple[str, ...]:
-  gib = [
-    f"{x / _GIB:.2f} GiB"
-    for x in (
-      p.argument_bytes,
-      p.temp_bytes,
-      p.peak_bytes,
-      p.resident_bytes,
-      p.donated_bytes,
-    )
-  ]
   collectives = ", ".join(
-    f"{kind} {c.count:.0f} ({c.bytes / 1e9:.2f} GB)"
+    f"{kind} {c.count:.0f} ({_in_units(c.bytes, _MOVED)})"
     for kind, c in sorted(p.collectives.items())
   )
+  # A compiler that refuses a program says what it would need in all.
   return (
     p.name,
-    *gib,
-    f"{p.flops / 1e12:.2f}",
-    f"{p.bytes_moved / 1e9:.1f}",
-    f"{1000 * p.bound_seconds:.1f} ms",
+    size(p.argument_bytes),
+    "-" if p.refused else size(p.temp_bytes),
+    size(p.peak_bytes),
+    size(p.resident_bytes),
+    "-" if p.refused else size(p.donated_bytes),
+    _in_units(p.flops, _PRODUCTS),
+    _in_units(p.bytes_moved, _MOVED),
+    _in_units(1e6 * p.bound_seconds, _TIMES),
     p.bound_by,
     collectives or "none",
   )

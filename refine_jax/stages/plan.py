@@ -57,9 +57,7 @@ def main(
   asked, stage = stage, planned.stage_of(config, stage)
   plan_checks.check(config, stage)
   whole, topology = topology, planned.where(topology, stage)
-  mesh = plan_search.placed(
-    plan_search.Change((), topology, "placed with"), config, stage
-  )
+  mesh = plan_search.placed(plan_search.Change((), topology), config, stage)
   own = mesh.apply(config)
   paths = workdir, known
   if search:
@@ -67,18 +65,18 @@ def main(
   else:
     programs = list(_programs(own, topology, stage, *paths))
     made = reports.Report(topology, programs, 0.0)
-  advice = str(mesh) if mesh.flags else ""
+  advice = ""
   if not made.fits and search:
-    found = plan_search.suggestion(
+    advice = plan_search.suggestion(
       config,
       stage,
       topology,
       lambda config, topology: _attempt(config, topology, stage, *paths),
       lambda config, topology: _floor(config, topology, stage, workdir),
       made=plan_job.made(planned.model_of(config, stage), workdir),
+      program=made.programs[-1].name,
     )
-    # Flags of a suggestion are all there is to add, placement included.
-    advice = found or "; ".join(filter(None, (NOTHING, advice)))
+    advice = advice or NOTHING
   job = _job(own, topology, *paths)
   notes = () if asked else (planned.choice(config, stage),)
   notes += planned.dealt(whole, stage) + planned.notes(job, stage)
@@ -90,6 +88,7 @@ def main(
     notes,
     stage,
     planned.parameters(job, stage),
+    mesh.arguments,
   )
 
 

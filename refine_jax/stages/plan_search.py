@@ -16,13 +16,17 @@ import jax
 from ml_collections import ConfigDict
 
 from refine_jax.planning.compiled import CompilerError
-from refine_jax.planning.report import USABLE, Report
+from refine_jax.planning.report import USABLE, Report, size
 from refine_jax.planning.topologies import Topology
 
 # Plans a config on a topology; stops at the first program that does not fit.
 Try = Callable[[ConfigDict, Topology], Report]
 # Bytes a device has to hold whatever the programs do.
 Floor = Callable[[ConfigDict, Topology], int]
+# Larger slices that are compiled for; those that the floor rules out are not.
+_LARGER = 6
+# Programs that remat and the size of micro-batches change.
+_UPDATES = ("train step", "PPO update", "PPO first pass")
 # Whose `train` section may ask for adapters.
 LORA_STAGES = ("train_generator", "train_critic", "train_rationalyst")
 # Of a program or a config that cannot be: batches that do not divide, a
@@ -51,10 +55,14 @@ class Change:
         _at(changed, parent)[last] = value
     return changed
 
+  @property
+  def arguments(self) -> str:
+    """The flags, as the stage's command line takes them."""
+    return " ".join(f"--config.{name}={value}" for name, value in self.flags)
+
   def __str__(self) -> str:
-    flags = [f"--config.{name}={value}" for name, value in self.flags]
-    where = [self.topology.name] if self.elsewhere else []
-    return f"{self.words}: {' '.join(where + flags)}"
+    where = self.topology.name if self.elsewhere else ""
+    return f"{self.words}: {' '.join(filter(None, (where, self.arguments)))}"
 
 
 def suggestion(
@@ -65,6 +73,7 @@ def suggestion(
   floor: Floor,
   *,
   made: bool = False,
+  program: str = "",
 ) -> str:
   """The first change under which the plan fits, said in one line; "" if none.
 
@@ -72,10 +81,12 @@ def suggestion(
     config: as it was asked about, on whatever mesh.
     attempt, floor: are given configs whose batches lie on their mesh. What is
       said are the flags for just the config that was tried.
-    made: see `candidates`.
+    made, program: see `candidates`.
   """
   tried = {_text(placed(Change((), topology), config, stage), config)}
-  for candidate in candidates(config, stage, topology, made=made):
+  larger = 0
+  found = candidates(config, stage, topology, made=made, program=program)
+  for candidate in found:
     change = placed(candidate, config, stage)
     if (text := _text(change, config)) in tried:
       continue
@@ -83,6 +94,9 @@ def suggestion(
     changed = change.apply(config)
     if floor(changed, change.topology) > USABLE * change.topology.chip.memory:
       continue
+    if change.elsewhere and (larger := larger + 1) > _LARGER:
+      break
+    print(f"trying {change}", file=sys.stderr, flush=True)
     try:
       report = attempt(changed, change.topology)
     except REFUSALS as error:
@@ -91,8 +105,8 @@ def suggestion(
     if report.fits:
       used = 100 * report.peak_bytes / report.chip_bytes
       return (
-        f"{change} (then {report.peak_bytes / 2**30:.2f} GiB of"
-        f" {report.chip_bytes / 2**30:.0f}, {used:.0f} %)"
+        f"{change} (then {size(report.peak_bytes)} of"
+        f" {size(report.chip_bytes)}, {used:.0f} %)"
       )
   return ""
 
@@ -113,16 +127,23 @@ def _text(change: Change, config: ConfigDict) -> str:
 
 
 def candidates(
-  config: ConfigDict, stage: str, topology: Topology, *, made: bool = False
+  config: ConfigDict,
+  stage: str,
+  topology: Topology,
+  *,
+  made: bool = False,
+  program: str = "",
 ) -> Iterator[Change]:
   """Changes to the run alone, then other ways to train, then more chips.
 
   Args:
     made: the stage's model is a checkpoint that is there and describes itself,
       whatever the config says of one.
+    program: the first that does not fit, if it is known. Changes to updates
+      alone are left out where it is none: a sampler's, say.
   """
   flags: list[tuple[str, object]] = []
-  for words, more in _settings(config, stage, made):
+  for words, more in _settings(config, stage, made, program):
     flags += more
     yield Change(tuple(flags), topology, words)
   mesh = _meshes(config, topology)
@@ -141,28 +162,28 @@ def candidates(
       rank = (f"{stage}.train.lora.rank", config[stage].train.lora.rank or 16)
       yield Change((*flags, rank), topology, "LoRA")
   words = "more GPUs" if topology.kind == "gpu" else "a larger slice"
-  for larger in topology.larger()[:6]:
+  for larger in topology.larger():
     # All of it, and not as many devices as were asked for on the smaller one.
     yield Change((("mesh.devices", 0),), larger, words, elsewhere=True)
 
 
 def _settings(
-  config: ConfigDict, stage: str, made: bool
+  config: ConfigDict, stage: str, made: bool, program: str
 ) -> Sequence[tuple[str, list[tuple[str, object]]]]:
   """Remat, smaller micro-batches, then the reference moved to the host; each
   on top of those before."""
   found = []
   if not _trains(config, stage):
     return found
-  if not made and (remat := _remat(config, stage)):
-    found.append(("remat", remat))
-  train = config[stage].train
-  rows, pieces = _rows(config, stage), train.micro_batches
-  for _ in range(3):
-    pieces *= 2
-    if rows % pieces == 0:
-      name = f"{stage}.train.micro_batches"
-      found.append(("smaller micro-batches", [(name, pieces)]))
+  if not program or program in _UPDATES:
+    if not made and (remat := _remat(config, stage)):
+      found.append(("remat", remat))
+    rows, pieces = _rows(config, stage), config[stage].train.micro_batches
+    for _ in range(3):
+      pieces *= 2
+      if rows % pieces == 0:
+        name = f"{stage}.train.micro_batches"
+        found.append(("smaller micro-batches", [(name, pieces)]))
   ppo = config[stage].get("ppo")
   if ppo and (ppo.reference, ppo.reference_memory) == ("generator", "device"):
     name = f"{stage}.ppo.reference_memory"

@@ -100,14 +100,18 @@ def test_every_device_has_rows_of_every_micro_batch(place):
     assert train.batch_size // train.micro_batches >= ways
 
 
-def suggested(name, stage, place="v5e:2x2", *, made=False, **changes):
+def suggested(
+  name, stage, place="v5e:2x2", *, made=False, program="", **changes
+):
   config = launch.load_config(name)
   for field, value in changes.items():
     config.update_from_flattened_dict({field.replace("__", "."): value})
   topology = topologies.parse(place)
   return [
     str(plan_search.placed(change, config, stage))
-    for change in plan_search.candidates(config, stage, topology, made=made)
+    for change in plan_search.candidates(
+      config, stage, topology, made=made, program=program
+    )
   ]
 
 
@@ -190,6 +194,44 @@ def test_adapters_are_offered_where_the_stage_takes_them():
   assert not [x for x in suggested(PPO, "train_reft") if "lora" in x]
 
 
+def test_a_sampler_that_does_not_fit_is_not_offered_other_updates():
+  bare = {"model__overrides__remat": "none"}
+  update = suggested(PPO, "train_reft", program="PPO update", **bare)
+  assert update == suggested(PPO, "train_reft", **bare)
+  assert [x.split(":")[0] for x in update[:2]] == [
+    *("remat", "smaller micro-batches")
+  ]
+  sampler = suggested(PPO, "train_reft", program="decode chunk", **bare)
+  assert "micro_batches=" not in sampler[0]
+  assert sampler[0].startswith("the reference on the host")
+  # Of what lies beside while it samples.
+  assert [x for x in sampler if x.startswith("a bfloat16 first moment")]
+
+
+def test_sizes_that_are_ruled_out_are_no_tries(capsys):
+  config, topology = launch.load_config(SMALL), topologies.parse("v5e:1x1")
+  seen = []
+
+  def attempt(config, topology):
+    seen.append(topology.name)
+    # Said before it takes its time.
+    assert "trying" in capsys.readouterr().err.splitlines()[-1]
+    return types.SimpleNamespace(
+      fits=topology.count == 256, peak_bytes=1, chip_bytes=2
+    )
+
+  def floor(config, topology):
+    return 0 if topology.count in (1, 128, 256) else topology.chip.memory
+
+  said = plan_search.suggestion(
+    config, "train_generator", topology, attempt, floor
+  )
+  assert said.startswith("a larger slice: v5e:16x16 --config.")
+  assert [name for name in seen if name != "v5e:1x1"] == [
+    *("v5e:8x16", "v5e:16x16")
+  ]
+
+
 def test_host_devices_have_no_larger_slice():
   assert not [
     x for x in suggested(SMALL, "train_generator", "cpu:2") if ":4" in x
@@ -234,7 +276,7 @@ def test_a_suggestion_planned_again_fits():
   chip = dataclasses.replace(two.chip, memory=int(whole.peak_bytes * 0.9))
   refused = plan.main(small(), of(two, chip), stage=stage)
   assert not refused.fits
-  found = re.search(r"([\w.]+) GiB of \S+ (\d+) %\)$", refused.suggestion)
+  found = re.search(r"then .* of .*, (\d+) %\)$", refused.suggestion)
   assert found, refused.suggestion
   place = re.search(r"h100:\d+", refused.suggestion)
   where = topologies.parse(place[0]) if place else two
@@ -246,4 +288,4 @@ def test_a_suggestion_planned_again_fits():
   )
   assert again.fits
   assert again.suggestion == ""
-  assert round(100 * again.peak_bytes / chip.memory) == int(found[2])
+  assert round(100 * again.peak_bytes / chip.memory) == int(found[1])
