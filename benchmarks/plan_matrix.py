@@ -1,4 +1,4 @@
-"""The table of plans in docs/planning.md, cell by cell.
+"""The table of plans in docs/performance.md, cell by cell.
 
     python benchmarks/plan_matrix.py --out=FILE.jsonl [--only=REGEX]
         [--max_cells=N] [--seconds=S] [--table]
@@ -11,6 +11,7 @@ What several cells run is compiled once: it is remembered in FILE.programs.
 import argparse
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -156,8 +157,10 @@ def make(cell: Cell, known: pathlib.Path) -> dict:
 
 
 def done(path: pathlib.Path) -> dict[str, dict]:
+  """Rows of a file, by name; cuts a last line that was not written whole."""
   if not path.exists():
     return {}
+  os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
   rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
   # What went wrong is tried again.
   return {row["name"]: row for row in rows if "plan" in row}

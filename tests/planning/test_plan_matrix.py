@@ -27,3 +27,14 @@ def test_a_slice_that_fails_has_no_plan_of_the_one_before(monkeypatch):
   cell = matrix.Cell("a", "embed", "config", ("v5e:2x2", "v5e:2x4"))
   row = matrix.make(cell, pathlib.Path("known"))
   assert row == {"name": "a", "topology": "v5e:2x4", "error": ["error: no"]}
+
+
+def test_a_torn_last_line_is_cut(tmp_path):
+  matrix, path = loaded(), tmp_path / "cells.jsonl"
+  row = json.dumps({"name": "a", "plan": {"fits": True}}) + "\n"
+  path.write_text(row + '{"name": "b", "pl')
+  assert list(matrix.done(path)) == ["a"]
+  # What is appended is a line of its own.
+  with path.open("a", encoding="utf-8") as file:
+    file.write(row.replace('"a"', '"b"'))
+  assert list(matrix.done(path)) == ["a", "b"]
