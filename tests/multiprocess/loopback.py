@@ -23,8 +23,8 @@ CHILD = HERE / "together_child.py"
 NEAR = 1e-6
 
 
-def command(processes, each, root, *wanted, child=CHILD):
-  """Arguments and environment of a run of `wanted` stages under `root`."""
+def launched(processes, each, root, program, *options):
+  """Arguments of the script that runs a program, and its environment."""
   flags = os.environ["XLA_FLAGS"]
   flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", flags)
   cache = pathlib.Path(tempfile.gettempdir()) / "refine_jax_test_programs"
@@ -36,20 +36,14 @@ def command(processes, each, root, *wanted, child=CHILD):
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
   }
-  script = ["bash", str(SCRIPT), str(processes), str(each), "--"]
-  return [*script, sys.executable, str(child), str(root), *wanted], environment
+  script = ["bash", str(SCRIPT), str(processes), str(each), *options, "--"]
+  return [*script, *program], environment
 
 
-def start(processes, each, root, *wanted):
-  """A process that `wanted` run in."""
-  arguments, environment = command(processes, each, root, *wanted)
-  return subprocess.Popen(
-    arguments,
-    env=environment,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
+def command(processes, each, root, *wanted, child=CHILD):
+  """The same, of `wanted` stages under `root`."""
+  program = sys.executable, str(child), str(root), *wanted
+  return launched(processes, each, root, program)
 
 
 def run(processes, each, root, *wanted, timeout=1800, **more):

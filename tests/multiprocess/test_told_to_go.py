@@ -17,9 +17,8 @@ STEPS = 60  # of at least 0.1 s
 pytestmark = pytest.mark.slow
 
 
-def command(folder, *more, save_every):
+def command(folder, *options, save_every):
   """Of a run of many slow updates, and its environment."""
-  arguments, environment = loopback.command(2, 1, folder)
   train = "--config.train_generator.train"
   program = [
     *(sys.executable, "-m", "refine_jax.stages.train_generator"),
@@ -31,9 +30,9 @@ def command(folder, *more, save_every):
     f"{train}.eval_every=1",
     f"{train}.eval_rows=1",
   ]
-  environment["PYTHONPATH"] = f"{loopback.TOP}:{loopback.HERE}"
-  script = arguments[: arguments.index("--")]
-  return [*script, *more, "--", *program], environment
+  arguments, environment = loopback.launched(2, 1, folder, program, *options)
+  # The task's file lies here.
+  return arguments, environment | {"PYTHONPATH": str(loopback.HERE)}
 
 
 def start(arguments, environment, **more):
