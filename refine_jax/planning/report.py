@@ -12,7 +12,10 @@ USABLE = 0.92
 # Units, and how many of the least are one of them.
 _BYTES = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1))
 _MOVED = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1))
-_PRODUCTS = (("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6), ("FLOP", 1))
+_PRODUCTS = (
+  *(("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6), ("kFLOP", 1e3)),
+  ("FLOP", 1),
+)
 _TIMES = (("s", 1e6), ("ms", 1e3), ("us", 1))
 
 
@@ -75,7 +78,10 @@ class Report:
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     lines.append(f"{self.stage}: {self.parameters:,} parameters")
-    return "\n".join([*lines, self._verdict(), *self.notes, self._advice()])
+    lines += [self._verdict(), *self.notes]
+    if self.suggestion:
+      lines.append(f"Suggestion: {self.suggestion}")
+    return "\n".join(lines)
 
   def _verdict(self) -> str:
     used = self.peak_bytes / self.chip_bytes
@@ -89,9 +95,6 @@ class Report:
       f" {size(self.chip_bytes)}; the most needed at once is"
       f" {size(self.peak_bytes)}, {100 * used:.0f} % of it: {verdict}{about}"
     )
-
-  def _advice(self) -> str:
-    return f"Suggestion: {self.suggestion}" if self.suggestion else ""
 
 
 def size(count: float) -> str:

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from refine_jax.data import batches
 from refine_jax.stages import build, reft_learner
 from refine_jax.stages.reading import reading
 
@@ -26,6 +27,8 @@ def check(config: ConfigDict, stage: str) -> None:
   _inputs(config[stage], f"{stage}.")
   if "train" in config[stage]:
     _train(config[stage], stage)
+  if "rollout" in config[stage]:
+    _rollout(config[stage].rollout, stage)
   if "ppo" in config[stage]:
     _ppo(config[stage], stage)
 
@@ -42,6 +45,10 @@ def _inputs(place: ConfigDict, prefix: str) -> None:
     with reading(f"{prefix}data"):
       for name in _LENGTHS:
         _at_least(1, name, place.data[name])
+      if place.data.batching not in batches.MODES:
+        raise ValueError(
+          f"batching is one of {batches.MODES}, not {place.data.batching!r}"
+        )
 
 
 def _mesh(sizes: ConfigDict) -> None:
@@ -68,6 +75,12 @@ def _train(section: ConfigDict, stage: str) -> None:
     _at_least(1, "micro_batches", section.train.micro_batches)
   with reading(stage):
     _at_least(0, "minibatch", section.get("minibatch", 0))
+
+
+def _rollout(rollout: ConfigDict, stage: str) -> None:
+  with reading(f"{stage}.rollout"):
+    for name in ("slots", "max_prompt"):
+      _at_least(0, name, rollout.get(name, 0))
 
 
 def _ppo(section: ConfigDict, stage: str) -> None:

@@ -35,6 +35,7 @@ def small(**changes):
     ),
     ("train_generator", "train_generator.train.batch_size", 0, "batch_size=0"),
     ("train_generator", "data.max_target", 0, "config.data: max_target=0"),
+    ("train_generator", "data.batching", "heap", "config.data: .*'heap'"),
     ("run_sample", "engine.slots", 0, "config.engine: slots=0"),
     ("run_sample", "engine.cache_dtype", "int5", "config.engine: .*'int5'"),
     ("run_sample", "engine.prompt_buckets", (), "prompt_buckets is empty"),
@@ -43,6 +44,7 @@ def small(**changes):
     ("train_reft", "train_reft.ppo.reference_memory", "disk", "'disk'"),
     ("train_reft", "train_reft.ppo.reference", "none.", "'none.'"),
     ("train_reft", "train_reft.ppo.minibatch", -1, "minibatch=-1"),
+    ("train_reft", "train_reft.rollout.slots", -1, "rollout: slots=-1"),
   ],
 )
 def test_a_value_that_cannot_be_is_named(stage, field, value, said):
