@@ -129,6 +129,7 @@ def sampler(
   chunk: int,
   resident: int,
   cache_dtype: str | None = None,
+  piece: int | None = None,
   prefix: str = "",
 ) -> tuple[Iterator[Program], int]:
   """What `sampling.engine` runs, and the bytes of the weights it keeps.
@@ -137,6 +138,7 @@ def sampler(
     params: of the model, as shapes.
     shape: the largest pool.
     prefill_tokens, chunk, cache_dtype: see `Engine`.
+    piece: of a prompt, that is read at once; None for all.
     resident: bytes of what lies on the device besides, `params` included.
     prefix: of the programs' names.
 
@@ -161,7 +163,7 @@ def sampler(
     planner.placed,
     eos_id=0,
     prefill_tokens=prefill_tokens,
-    lengths=(shape.prompt_length,),
+    lengths=(min(piece or shape.prompt_length, shape.prompt_length),),
     chunk=chunk,
     cache_dtype=cache_dtype,
   )
@@ -173,11 +175,9 @@ def _pool(
   planner: Planner, pools: Pools, weights, shape: Shape, resident: int, prefix
 ) -> Iterator[Program]:
   slots, queue = _empty(planner, pools, shape)
-  read_rows = max(
-    1,
-    min(max(1, shape.places // 8), pools.prefill_tokens // shape.prompt_length),
-  )
-  ids = np.zeros((read_rows, shape.prompt_length), np.int32)
+  length = pools.rung(shape, shape.prompt_length)
+  read_rows = pools.at_once(shape, length)
+  ids = np.zeros((read_rows, length), np.int32)
   column = np.zeros((read_rows,), np.int32)
   yield planner.compile(
     f"{prefix}prefill",
@@ -203,25 +203,8 @@ def _pool(
 def _empty(planner: Planner, pools: Pools, shape: Shape) -> tuple[Any, Any]:
   """Slots and a queue as the engine makes them."""
   made = []
-  for function, static in (
-    (
-      pools.empty_slots,
-      {
-        "slots": shape.slots,
-        "group": shape.group,
-        "room": shape.room,
-        "prompt_length": shape.prompt_length,
-      },
-    ),
-    (
-      pools.empty_queue,
-      {
-        "places": shape.places,
-        "length": shape.prompt_length,
-        "tickets": shape.tickets,
-      },
-    ),
-  ):
+  functions = pools.empty_slots, pools.empty_queue
+  for function, static in zip(functions, pools.sizes(shape), strict=True):
     with jax.set_mesh(planner.mesh):
       compiled = function.trace(**static).lower().compile()
       abstract = function.eval_shape(**static)

@@ -30,6 +30,8 @@ __all__ = ["Engine", "Request", "Sampling"]
 
 REPORT_SECONDS = 10
 MOST_BUCKETS = 8
+# Positions read at once, and steps between two looks of the host.
+PREFILL_TOKENS, CHUNK = 16384, 32
 # Positions of a page where branches cost nothing beside what they save.
 PAGE = {"cpu": 64}
 
@@ -117,9 +119,9 @@ class Engine:
     prompt_buckets: Sequence[int] = (64, 128, 512, 2048),
     token_buckets: Sequence[int] = (32, 128, 512, 2048),
     context: int | None = None,
-    prefill_tokens: int = 16384,
+    prefill_tokens: int = PREFILL_TOKENS,
     prefill_chunk: int | None = None,
-    chunk: int = 32,
+    chunk: int = CHUNK,
     mode: str = "refill",
     longest_first: bool = True,
     cache_dtype: str | None = None,

@@ -119,18 +119,25 @@ class Pools:
     arrays = (np.bool_(False), (none_E, none_E))
     self.chunk(weights, slots, queue, *self.put(arrays))
 
-  def empty(self, shape: Shape) -> tuple[pool.Slots, waiting.Queue]:
-    slots = self.empty_slots(
-      slots=shape.slots,
-      group=shape.group,
-      room=shape.room,
-      prompt_length=shape.prompt_length,
-      page=self.page and self.page * -(-shape.room // (PAGES * self.page)),
-    )
-    queue = self.empty_queue(
-      places=shape.places, length=shape.prompt_length, tickets=shape.tickets
-    )
+  def sizes(self, shape: Shape) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `empty_slots` and `empty_queue` are asked for."""
+    slots = {
+      "slots": shape.slots,
+      "group": shape.group,
+      "room": shape.room,
+      "prompt_length": shape.prompt_length,
+      "page": self.page and self.page * -(-shape.room // (PAGES * self.page)),
+    }
+    queue = {
+      "places": shape.places,
+      "length": shape.prompt_length,
+      "tickets": shape.tickets,
+    }
     return slots, queue
+
+  def empty(self, shape: Shape) -> tuple[pool.Slots, waiting.Queue]:
+    slots, queue = self.sizes(shape)
+    return self.empty_slots(**slots), self.empty_queue(**queue)
 
   def run(
     self,

@@ -13,12 +13,11 @@ from refine_jax import sharding
 from refine_jax.models import families, hf
 from refine_jax.planning import architectures, programs
 from refine_jax.planning.topologies import Topology
+from refine_jax.sampling import budget
+from refine_jax.sampling.engine import CHUNK, PREFILL_TOKENS
 from refine_jax.sampling.planning import Shape
 from refine_jax.stages import build
 from refine_jax.training import checkpoint, state
-
-# As `build.engine` leaves them.
-PREFILL_TOKENS, CHUNK = 16384, 32
 
 
 class BadPlan(ValueError):
@@ -168,20 +167,30 @@ def optimizer(train: ConfigDict) -> optax.GradientTransformation:
 
 
 def sampler(job: Job, module, params, engine, tokens, resident, prefix=""):
-  """The sampler of an `engine` section."""
+  """The sampler of an `engine` section, as `build.engine` makes it."""
   largest = max(engine.prompt_buckets)
   context = getattr(module.config, "max_length", None)
   if not module.encoder_decoder and context:
     largest = min(largest, max(8, context - tokens))
-  made, beside = programs.sampler(
+  dtype = engine.get("cache_dtype") or None
+  slots = engine.slots
+  if engine.get("memory"):
+    slots = budget.slots_in(
+      module,
+      engine.memory,
+      prompt_length=max(engine.prompt_buckets),
+      room=tokens,
+      dtype=dtype,
+    )
+  return programs.sampler(
     job.planner,
     module,
     params,
-    Shape(engine.slots, 1, largest, tokens),
+    Shape(slots, 1, largest, tokens),
     prefill_tokens=PREFILL_TOKENS,
     chunk=CHUNK,
     resident=resident,
-    cache_dtype=engine.get("cache_dtype") or None,
+    cache_dtype=dtype,
+    piece=engine.get("prefill_chunk") or None,
     prefix=prefix,
   )
-  return made, beside

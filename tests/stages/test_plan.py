@@ -162,6 +162,21 @@ def test_a_stage_that_is_dealt_out_runs_on_a_processs_devices():
   assert planned.where(nodes, "run_refine") is nodes
 
 
+def test_memory_says_how_many_slots_and_a_piece_what_prefill_reads():
+  def chunks(**more):
+    changes = {f"engine__{name}": x for name, x in more.items()}
+    report = plan.main(config_of(**changes), HERE, stage="run_sample")
+    return named(report, "decode chunk"), named(report, "prefill")
+
+  given, whole = chunks(slots=8)
+  # Too little for more than the eight that are the least of several.
+  cache = given.donated_bytes * HERE.count
+  fitted, _ = chunks(slots=64, memory=int(cache * 1.2))
+  assert fitted.argument_bytes == given.argument_bytes
+  _, piece = chunks(slots=8, prefill_chunk=8)
+  assert piece.flops < whole.flops
+
+
 def test_a_refusal_comes_with_what_fits():
   config = config_of(model__overrides__width=64)
   needed = plan.main(config, HERE, stage="train_reranker").peak_bytes
