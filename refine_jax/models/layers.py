@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from refine_jax.sharding import constrain
+from refine_jax.sharding import constrain, decoding
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "relu": jax.nn.relu,
@@ -157,17 +157,19 @@ def step_logits(
 ) -> jax.Array:
   """Logits of one position a row, `[B, V]`, for which the head does not move.
 
-  A device multiplies all rows of its replica by its own part of the head; what
-  travels is the product. Straight to whole rows it would travel to everybody,
-  so it goes by way of rows and columns.
+  A device multiplies all rows of its replica by its own part of the head, and
+  the products travel to their rows.
 
   Args:
     unembed: makes logits of states.
     tied: the head is the embedding table.
   """
-  inputs, columns = ("table_width", "table") if tied else ("embed", "vocab")
-  x_BD = constrain(x_BD, "replica", inputs)
-  logits_BV = constrain(unembed(x_BD), "replica", columns)
+  if tied:  # a part is some columns of the logits
+    x_BD = constrain(x_BD, "replica", "table_width")
+    logits_BV = constrain(unembed(x_BD), "replica", "table")
+  else:  # some terms of their sums
+    logits_BV = unembed(decoding(x_BD))
+  # Straight to whole rows, XLA would send all of them to everybody.
   return constrain(logits_BV, "batch", "vocab")
 
 
