@@ -5,6 +5,7 @@ Everything else (placement of parameters, optimizer state, batches and caches)
 is derived here. Axes are Auto: GSPMD fills in the rest.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -52,12 +53,14 @@ def make_mesh(
       within a slice and only gradients travel between them.
 
   Raises:
-    ValueError: the sizes do not multiply to the number of devices.
+    ValueError: the sizes do not multiply to the number of devices, or one is
+      no size.
   """
   devices = np.asarray(jax.devices() if devices is None else devices)
   if slice == 1 and -1 in (data, fsdp, tensor):
     slice = _slices(devices)
   sizes = dict(zip(MESH_AXES, (slice, data, fsdp, tensor), strict=True))
+  check_sizes(sizes)
   free = [axis for axis, size in sizes.items() if size == -1]
   known = int(np.prod([s for s in sizes.values() if s != -1]))
   if len(free) > 1:
@@ -74,6 +77,13 @@ def make_mesh(
     MESH_AXES,
     axis_types=(AxisType.Auto,) * len(MESH_AXES),
   )
+
+
+def check_sizes(sizes: Mapping[str, int]) -> None:
+  """Raises ValueError where a mesh's axis has no device."""
+  for axis in MESH_AXES:
+    if sizes[axis] < 1 and sizes[axis] != -1:
+      raise ValueError(f"{axis}={sizes[axis]}: at least 1, or -1")
 
 
 def _slices(devices: np.ndarray) -> int:

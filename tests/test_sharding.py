@@ -50,3 +50,9 @@ def test_gpus_of_several_hosts_are_one_mesh():
   found = devices(2, platform="gpu", device_kind="H100")
   mesh = sharding.make_mesh(devices=found)
   assert mesh.devices.shape == (1, 1, 8, 1)
+
+
+@pytest.mark.parametrize("size", [0, -2])
+def test_an_axis_has_devices(size):
+  with pytest.raises(ValueError, match=f"tensor={size}: at least 1, or -1"):
+    sharding.make_mesh(tensor=size, devices=devices(2))

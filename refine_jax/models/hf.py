@@ -81,14 +81,17 @@ def module_of(folder: str | pathlib.Path, **choices) -> nn.Module:
   path = pathlib.Path(folder) / "config.json"
   if not path.is_file():
     raise BadFolder(f"{path}: no such file")
-  hf_config = json.loads(path.read_text(encoding="utf-8"))
   try:
+    hf_config = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(hf_config, dict):
+      raise ValueError(f"an object, not a {type(hf_config).__name__}")
     family = _family_of(hf_config)
     return family.module(config_from_hf(hf_config, **choices))
   except KeyError as error:
     raise BadFolder(f"{path}: {error} is missing") from None
-  except ValueError as error:
-    raise BadFolder(f"{path}: {error}") from None
+  except (ValueError, TypeError, ArithmeticError) as error:
+    # Anybody may have written it.
+    raise BadFolder(f"{path}: {error}") from error
 
 
 # -------------------------------------------------------------------- reading

@@ -146,6 +146,8 @@ class Engine:
     if slots is None:
       slots = self._fitting(mesh, memory, prompt_buckets, token_buckets)
     if isinstance(slots, int):
+      if slots < 1:
+        raise ValueError(f"slots = {slots}: at least 1")
       slots = {max(1, slots // 8), slots}
     self._ladders = Ladders(
       slots=tuple(sorted(slots)),

@@ -3,11 +3,11 @@
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from refine_jax import sharding
 from refine_jax.data import batches
 from refine_jax.stages import build, reft_learner
 from refine_jax.stages.reading import reading
 
-_AXES = ("slice", "data", "fsdp", "tensor")
 # Of the experiment and of a stage.
 _SAMPLING = ("completion", "feedback", "sampling")
 _ENGINES = ("engine", "critic_engine")
@@ -54,9 +54,7 @@ def _inputs(place: ConfigDict, prefix: str) -> None:
 def _mesh(sizes: ConfigDict) -> None:
   with reading("mesh"):
     _at_least(0, "devices", sizes.devices)
-    for axis in _AXES:
-      if sizes[axis] != -1:
-        _at_least(1, axis, sizes[axis])
+    sharding.check_sizes(sizes)
 
 
 def _engine(engine: ConfigDict) -> None:

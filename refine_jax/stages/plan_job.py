@@ -86,7 +86,7 @@ def module_of(job: Job, section: ConfigDict) -> nn.Module:
       overrides["vocab_size"] = _vocabulary(job)
     return families.build({"family": section.family, "config": overrides})
   if pathlib.Path(section.path).is_dir():
-    return _of_folder(pathlib.Path(section.path), **overrides)
+    return hf.module_of(section.path, **overrides)
   known = architectures.hf_config(section.path)
   if known is None:
     raise BadPlan(
@@ -106,24 +106,8 @@ def made(section: ConfigDict, workdir: pathlib.Path) -> bool:
 
 def _of_checkpoint(path: pathlib.Path) -> nn.Module:
   if build.is_hf(path):
-    return _of_folder(path)
+    return hf.module_of(path)
   return families.build(checkpoint.read_meta(path)["model"])
-
-
-def _of_folder(folder: pathlib.Path, **choices) -> nn.Module:
-  """The module of a config.json that anybody may have written.
-
-  Raises:
-    hf.BadFolder, BadPlan: with the file's name, what is wrong with it.
-  """
-  try:
-    return hf.module_of(folder, **choices)
-  except hf.BadFolder:
-    raise
-  except (AttributeError, TypeError, ValueError, ArithmeticError) as error:
-    raise BadPlan(
-      f"{folder / 'config.json'} describes no model: {error}"
-    ) from error
 
 
 def _vocabulary(job: Job) -> int:

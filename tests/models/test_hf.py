@@ -244,6 +244,8 @@ def test_repeats_of_tied_tensors_and_buffers_are_passed_over(tmp_path):
   [
     ('{"model_type": "bloom"}', "'bloom': expected one of"),
     ('{"model_type": "llama"}', "is missing"),
+    ("[1]", "an object, not a list"),
+    ("{", "property name"),
   ],
 )
 def test_a_config_we_cannot_read_names_its_file(tmp_path, text, message):

@@ -56,6 +56,15 @@ def run(processes, each, root, *wanted, timeout=1800, **more):
   return made
 
 
+def linked(one, name, folders):
+  """A new folder beside another that reads the same folders."""
+  made = one.parent / name
+  made.mkdir()
+  for folder in folders:
+    (made / folder).symlink_to(one / folder)
+  return made
+
+
 def beside(root, name, *more):
   """A new folder with the tokenizer of another, and more of its folders."""
   made = root / name

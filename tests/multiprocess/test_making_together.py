@@ -25,15 +25,6 @@ def one(tmp_path_factory):
   return folder
 
 
-def beside(one, name, read=MODELS):
-  """A new folder that reads the same."""
-  made = one.parent / name
-  made.mkdir()
-  for folder in read:
-    (made / folder).symlink_to(one / folder)
-  return made
-
-
 def contents(folder):
   """All but what every process leaves of its own, beside documents."""
   own = ("scored", "progress") if folder.name == "documents" else ()
@@ -42,7 +33,7 @@ def contents(folder):
 
 
 def test_two_processes_make_what_one_makes(one):
-  two = beside(one, "two")
+  two = loopback.linked(one, "two", MODELS)
   said = loopback.run(2, 1, two, *MADE, child=CHILD).stdout.splitlines()
   for name in MADE:
     ours, theirs = contents(two / name), contents(one / name)
@@ -74,12 +65,12 @@ def test_there_was_something_to_say(one):
 @pytest.mark.parametrize("name", ["annotated", "scores"])
 def test_ended_at_any_moment_and_started_again(one, name):
   """In this process."""
-  whole = beside(one, f"whole_{name}", READ)
+  whole = loopback.linked(one, f"whole_{name}", READ)
   with Interrupting(whole).watched() as counted:
     making_child.run(whole, name)
   rng = np.random.default_rng()  # other moments every time
   for moment in 1 + rng.choice(counted.count, 3, replace=False):
-    ended = beside(one, f"{name}{moment}", READ)
+    ended = loopback.linked(one, f"{name}{moment}", READ)
     with (
       Interrupting(ended, moment).watched(),
       pytest.raises(KeyboardInterrupt),
@@ -102,7 +93,7 @@ def test_ended_at_any_moment_and_started_again(one, name):
   ],
 )
 def test_one_is_killed_and_both_go_on(one, name, process, moment, left):
-  two = beside(one, f"killed_{name}", READ)
+  two = loopback.linked(one, f"killed_{name}", READ)
   arguments, environment = loopback.command(
     2, 1, two, f"{name}:{process}:{moment}", child=CHILD
   )

@@ -25,17 +25,8 @@ def one(tmp_path_factory):
   return folder
 
 
-def beside(one, name):
-  """A new folder that reads the same."""
-  made = one.parent / name
-  made.mkdir()
-  for folder in BEFORE:
-    (made / folder).symlink_to(one / folder)
-  return made
-
-
 def test_two_processes_make_what_one_makes(one):
-  two = beside(one, "two")
+  two = loopback.linked(one, "two", BEFORE)
   said = loopback.run(2, 1, two, *MADE, child=CHILD)
   for name in MADE:
     ours, theirs = (loopback.contents(x / name) for x in (two, one))
@@ -63,7 +54,7 @@ def test_two_processes_make_what_one_makes(one):
   ],
 )
 def test_one_is_killed_and_both_go_on(one, process, moment, left):
-  two = beside(one, f"killed{process}")
+  two = loopback.linked(one, f"killed{process}", BEFORE)
   shutil.copytree(one / "critic_data", two / "critic_data")
   arguments, environment = loopback.command(
     2, 1, two, f"critic1_data:{process}:{moment}", child=CHILD

@@ -19,14 +19,6 @@ def one(tmp_path_factory):
   return folder
 
 
-def beside(one, name):
-  """A new folder with the same model."""
-  made = one.parent / name
-  made.mkdir()
-  (made / "base").symlink_to(one / "base")
-  return made
-
-
 def assert_same(ours, theirs):
   ours, theirs = (loopback.contents(x / "stepwise") for x in (ours, theirs))
   assert ours.keys() == theirs.keys()
@@ -34,7 +26,7 @@ def assert_same(ours, theirs):
 
 
 def test_two_processes_answer_as_one_does(one):
-  two = beside(one, "two")
+  two = loopback.linked(one, "two", ["base"])
   said = loopback.run(2, 1, two, "stepwise", child=CHILD)
   assert_same(two, one)
   lines = said.stdout.splitlines()
@@ -61,7 +53,7 @@ def test_two_processes_answer_as_one_does(one):
 @pytest.mark.parametrize("after", [1, 2])
 def test_one_is_killed_and_others_go_on(one, process, moment, left, after):
   """As many of them, or another number."""
-  folder = beside(one, f"killed{process}-{after}")
+  folder = loopback.linked(one, f"killed{process}-{after}", ["base"])
   arguments, environment = loopback.command(
     2, 1, folder, f"stepwise:{process}:{moment}", child=CHILD
   )

@@ -222,6 +222,8 @@ def test_what_does_not_fit_is_named(engine):
     make(context=12).generate(
       PARAMS, [Request("c", "abcd")], Sampling(max_tokens=8)
     )
+  with pytest.raises(ValueError, match="slots = 0: at least 1"):
+    make(slots=0)
   with pytest.raises(ValueError, match="no tokens"):
     make(bos=False).generate(PARAMS, [Request("d", "")])
   assert engine.generate(PARAMS, []) == []

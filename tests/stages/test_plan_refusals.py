@@ -56,7 +56,7 @@ def test_a_value_that_cannot_be_is_named(stage, field, value, said):
 @pytest.mark.parametrize(
   ("text", "said"),
   [
-    ("[1, 2]", "'list' object"),
+    ("[1, 2]", "not a list"),
     ('{"model_type": ', "line 1"),
     ('{"model_type": "llama"}', "is missing"),
     ('{"model_type": 3}', "model_type 3"),
